@@ -1,0 +1,294 @@
+"""The model bundle on disk: what is in ``bundle.json``, and the check that the files are those it names.
+
+A bundle is a folder that `rag_infer.export` writes once and the runtime only reads::
+
+    bundle.json                  everything below, as JSON
+    question_encoder/            model.onnx (+ model.onnx.data)  tokenizer.json
+    passage_encoder/             likewise (or the same files as the question encoder)
+    generator/                   decoder.onnx (+ decoder.onnx.data)  tokenizer.json
+
+Unknown keys are errors: a bundle that asks for something this version does not know is not half obeyed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rag_infer.errors import BundleError
+
+FORMAT_VERSION = 1
+MANIFEST = "bundle.json"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """Size in bytes and sha256 (hexadecimal) of one file of the bundle."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderPart:
+    """A text encoder: a graph from ``input_ids`` and ``attention_mask`` to ``embedding``.
+
+    The graph pools, projects and normalises by itself; ``pooling`` and ``normalise`` record how.
+
+    Attributes:
+        path: folder inside the bundle that holds ``graph`` and ``tokenizer.json``.
+        graph: file name of the ONNX graph; output ``embedding`` is float32 ``[texts, dim]``.
+        dim: width of the vectors.
+        pooling: "mean", "cls" or "pooler".
+        normalise: whether the vectors have Euclidean length 1.
+        max_length: tokens kept per text, special tokens included.
+        prefix: text put before every text (such as "query: "), or "".
+    """
+
+    path: str
+    graph: str = "model.onnx"
+    dim: int
+    pooling: str
+    normalise: bool
+    max_length: int
+    prefix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalPart:
+    """How scores become priors: p(z|x) = softmax(score_scale * score) over the retrieved passages.
+
+    Attributes:
+        similarity: "dot" or "cosine".
+        score_scale: factor on the score; 1.0 for DPR, above 1 for models trained with a temperature.
+        n_docs: passages retrieved when the caller does not say.
+    """
+
+    similarity: str = "dot"
+    score_scale: float = 1.0
+    n_docs: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """A causal generator's prompt: three pieces, tokenised apart and concatenated.
+
+    The passage piece comes before the question and does not see it, so its keys and values depend on the
+    passage alone and can be computed once and reused exactly.
+
+    Attributes:
+        preamble: constant text before everything (instructions, worked examples); may hold special tokens.
+        passage: text with ``{title}`` and ``{text}``.
+        question: text with ``{question}``, up to where the answer begins.
+        max_passage_tokens: passages are cut to this many tokens, never the question.
+    """
+
+    preamble: str
+    passage: str
+    question: str
+    max_passage_tokens: int = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalGeneratorPart:
+    """A decoder-only generator: one graph for prefill and step (see `rag_infer.generate.causal`).
+
+    Attributes:
+        kind: "causal".
+        path: folder inside the bundle that holds ``graph`` and ``tokenizer.json``.
+        graph: file name of the ONNX graph.
+        vocab_size: width of the logits.
+        num_layers, num_kv_heads, head_dim: shape of the key/value cache.
+        max_positions: longest sequence the model was trained for.
+        bos_token_id, eos_token_ids, pad_token_id: special tokens; generation stops at any of ``eos_token_ids``.
+        prompt: how question and passage become tokens.
+    """
+
+    kind: str = "causal"
+    path: str
+    graph: str = "decoder.onnx"
+    vocab_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    prompt: PromptTemplate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of ``bundle.json``.
+
+    Attributes:
+        format_version: this version reads formats up to `FORMAT_VERSION`.
+        created_by: name and version of the exporting program.
+        precision: "fp32" or "int8".
+        question_encoder, passage_encoder, generator: the parts, or None where the bundle lacks one.
+        retrieval: how scores become priors.
+        generation: defaults of `GenerationConfig` for this bundle, by name.
+        parity: the export's report, graph by graph.
+        files: every other file of the bundle by its path inside it.
+    """
+
+    format_version: int = FORMAT_VERSION
+    created_by: str
+    precision: str
+    question_encoder: EncoderPart | None = None
+    passage_encoder: EncoderPart | None = None
+    generator: CausalGeneratorPart | None = None
+    retrieval: RetrievalPart = field(default_factory=RetrievalPart)
+    generation: dict[str, Any] = field(default_factory=dict)
+    parity: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileRecord] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of ``bundle.json``."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded and checked bundle: its folder and its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    def file(self, part: EncoderPart | CausalGeneratorPart, name: str) -> Path:
+        """Path of file ``name`` of a part."""
+        return self.folder / part.path / name
+
+    def fingerprint(self, part: EncoderPart | CausalGeneratorPart) -> str:
+        """A sha256 over a part's settings and its files: equal exactly when it computes the same.
+
+        Folder names do not count, so the same encoder in two places has one fingerprint.
+        """
+        settings = {k: v for k, v in asdict(part).items() if k != "path"}
+        prefix = part.path + "/"
+        files = sorted(
+            (name.removeprefix(prefix), record.sha256)
+            for name, record in self.manifest.files.items()
+            if name.startswith(prefix)
+        )
+        return hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, folder: str | Path, *, check: str = "full") -> Bundle:
+        """Read ``bundle.json`` and check the files against it.
+
+        Args:
+            folder: the bundle.
+            check: "full" compares sha256 of every file, "size" only sizes.
+
+        Raises:
+            BundleError: no such bundle, a newer format, an unknown key, a missing or altered file; the
+                message names the file and what was expected.
+        """
+        folder = Path(folder)
+        manifest = _read_manifest(folder)
+        bundle = cls(folder, manifest)
+        if check not in ("full", "size"):
+            raise ValueError(f"check must be 'full' or 'size', not {check!r}")
+        _check_files(folder, manifest.files, contents=check == "full")
+        return bundle
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def record_files(folder: Path) -> dict[str, FileRecord]:
+    """Size and sha256 of every file under ``folder`` but the manifest, by path inside it."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST)
+    return {
+        p.relative_to(folder).as_posix(): FileRecord(sha256=sha256_of(p), size=p.stat().st_size)
+        for p in paths
+    }
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleError(f"no bundle at {folder}: {path} does not exist (make one with 'rag-infer export')") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} is not valid JSON: {error}") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("format_version"), int):
+        raise BundleError(f"{path} has no integer format_version: not a rag_infer bundle")
+    if data["format_version"] > FORMAT_VERSION:
+        raise BundleError(
+            f"{path} has format_version {data['format_version']}, this rag_infer reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    return _parse_manifest(data, path)
+
+
+def _parse_manifest(data: dict[str, Any], path: Path) -> Manifest:
+    data = dict(data)
+    for name in ("question_encoder", "passage_encoder"):
+        if data.get(name) is not None:
+            data[name] = _build(EncoderPart, data[name], f"{path}: {name}")
+    if data.get("generator") is not None:
+        data["generator"] = _build_generator(data["generator"], f"{path}: generator")
+    data["retrieval"] = _build(RetrievalPart, data.get("retrieval", {}), f"{path}: retrieval")
+    files = data.get("files", {})
+    if not isinstance(files, dict):
+        raise BundleError(f"{path}: files must be an object, found {type(files).__name__}")
+    data["files"] = {name: _build(FileRecord, entry, f"{path}: files[{name!r}]") for name, entry in files.items()}
+    return _build(Manifest, data, str(path))
+
+
+def _build_generator(data: Any, where: str) -> CausalGeneratorPart:
+    if not isinstance(data, dict) or data.get("kind") != "causal":
+        kind = data.get("kind") if isinstance(data, dict) else data
+        raise BundleError(f"{where}: kind is {kind!r}, this version knows 'causal'")
+    data = dict(data)
+    data["prompt"] = _build(PromptTemplate, data.get("prompt"), f"{where}.prompt")
+    data["eos_token_ids"] = tuple(data.get("eos_token_ids", ()))
+    return _build(CausalGeneratorPart, data, where)
+
+
+def _build(kind: type[T], data: Any, where: str) -> T:
+    """A dataclass from a JSON object; unknown and missing keys are errors that name them."""
+    if not isinstance(data, Mapping):
+        raise BundleError(f"{where} must be an object, found {type(data).__name__}")
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise BundleError(f"{where} has the unknown key {unknown[0]!r}: expected {', '.join(sorted(known))}")
+    try:
+        return kind(**data)
+    except TypeError as error:
+        raise BundleError(f"{where}: {error}") from None
+
+
+def _check_files(folder: Path, files: Mapping[str, FileRecord], *, contents: bool) -> None:
+    def check(item: tuple[str, FileRecord]) -> None:
+        name, record = item
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise BundleError(f"{folder / MANIFEST}: files names {name!r}, outside the bundle")
+        if not path.is_file():
+            raise BundleError(f"{path} is missing: expected {record.size} bytes with sha256 {record.sha256}")
+        size = path.stat().st_size
+        if size != record.size:
+            raise BundleError(f"{path} has {size} bytes, expected {record.size}: altered or cut short; export again")
+        if contents and (found := sha256_of(path)) != record.sha256:
+            raise BundleError(f"{path} has sha256 {found}, expected {record.sha256}: altered; export again")
+
+    # hashlib releases the GIL, so two threads hash two files at once.
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(check, sorted(files.items(), key=lambda item: -item[1].size)))
