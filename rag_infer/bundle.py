@@ -222,7 +222,9 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleError(f"no bundle at {folder}: {path} does not exist (make one with 'rag-infer export')") from None
+        raise BundleError(
+            f"no bundle at {folder}: {path} does not exist (make one with 'rag-infer export')"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is not valid JSON: {error}") from None
     except OSError as error:
@@ -231,7 +233,8 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path} has no integer format_version: not a rag_infer bundle")
     if data["format_version"] > FORMAT_VERSION:
         raise BundleError(
-            f"{path} has format_version {data['format_version']}, this rag_infer reads up to {FORMAT_VERSION}: upgrade it"
+            f"{path} has format_version {data['format_version']}, "
+            f"this rag_infer reads up to {FORMAT_VERSION}: upgrade it"
         )
     return _parse_manifest(data, path)
 
@@ -247,7 +250,9 @@ def _parse_manifest(data: dict[str, Any], path: Path) -> Manifest:
     files = data.get("files", {})
     if not isinstance(files, dict):
         raise BundleError(f"{path}: files must be an object, found {type(files).__name__}")
-    data["files"] = {name: _build(FileRecord, entry, f"{path}: files[{name!r}]") for name, entry in files.items()}
+    data["files"] = {
+        name: _build(FileRecord, entry, f"{path}: files[{name!r}]") for name, entry in files.items()
+    }
     return _build(Manifest, data, str(path))
 
 
@@ -285,7 +290,9 @@ def _check_files(folder: Path, files: Mapping[str, FileRecord], *, contents: boo
             raise BundleError(f"{path} is missing: expected {record.size} bytes with sha256 {record.sha256}")
         size = path.stat().st_size
         if size != record.size:
-            raise BundleError(f"{path} has {size} bytes, expected {record.size}: altered or cut short; export again")
+            raise BundleError(
+                f"{path} has {size} bytes, expected {record.size}: altered or cut short; export again"
+            )
         if contents and (found := sha256_of(path)) != record.sha256:
             raise BundleError(f"{path} has sha256 {found}, expected {record.sha256}: altered; export again")
 

@@ -1,0 +1,117 @@
+"""What the engine gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer.text import Tokenizer
+
+
+class Token(NamedTuple):
+    """One generated token.
+
+    Attributes:
+        text: what it adds to the answer; empty for end of text, and where a character is not yet complete.
+        log_prob: log p(y_t | x, y_<t), natural logarithm, marginal over the passages.
+        posterior: p(z_t | x, y_<=t), float32 ``[n_docs]``: how much each passage accounts for the token.
+    """
+
+    text: str
+    log_prob: float
+    posterior: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerPassage:
+    """A retrieved passage and its part in the answer.
+
+    Attributes:
+        id, title, text, metadata: the passage.
+        score: its raw retrieval score.
+        prior: p(z|x), from the retrieval scores.
+        posterior: the share of the answer it accounts for, the mean over tokens of p(z_t | x, y). In RAG-Token
+            each token draws its passage anew, so this is the expected share of tokens drawn from it.
+    """
+
+    id: str
+    title: str
+    text: str
+    metadata: Mapping[str, Any]
+    score: float
+    prior: float
+    posterior: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer and where it came from.
+
+    Attributes:
+        question: the question.
+        text: the answer.
+        score: log p(y|x) under the strategy, natural logarithm, before any length penalty.
+        passages: the retrieved passages, best score first.
+        tokens: the generated tokens, the closing one included; their log-probabilities sum to ``score``.
+        alternatives: further answers, where ``num_return_sequences`` asked for them.
+        timings: milliseconds per stage (tokenise, encode, search, compose, prefill, decode, total), of the batch
+            the question was answered in.
+        revision: the knowledge base's revision that was searched.
+    """
+
+    question: str
+    text: str
+    score: float
+    passages: list[AnswerPassage]
+    tokens: list[Token]
+    alternatives: tuple[Answer, ...] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
+    revision: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as plain lists, strings and numbers, ready for JSON."""
+        passages = [{**vars(p), "metadata": dict(p.metadata)} for p in self.passages]
+        tokens = [
+            {"text": t.text, "log_prob": t.log_prob, "posterior": [float(v) for v in t.posterior]}
+            for t in self.tokens
+        ]
+        return {
+            "question": self.question,
+            "text": self.text,
+            "score": self.score,
+            "passages": passages,
+            "tokens": tokens,
+            "alternatives": [a.to_dict() for a in self.alternatives],
+            "timings": dict(self.timings),
+            "revision": self.revision,
+        }
+
+
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int], stop_strings: Sequence[str] = ()) -> list[str]:
+    """What each token adds to the text, which ends before the first stop string.
+
+    A token that ends inside a character adds nothing; the token that completes it adds the character.
+    """
+    texts: list[str] = []
+    done = ""
+    for i in range(len(ids)):
+        whole = tokenizer.decode(ids[: i + 1])
+        if whole.endswith("�") and i + 1 < len(ids):
+            texts.append("")
+            continue
+        texts.append(whole[len(done) :])
+        done = whole
+    ends = [at for s in stop_strings if (at := done.find(s)) >= 0]
+    return _cut_after(texts, min(ends)) if ends else texts
+
+
+def _cut_after(texts: Sequence[str], length: int) -> list[str]:
+    kept = []
+    for text in texts:
+        kept.append(text[:length])
+        length -= len(kept[-1])
+    return kept

@@ -1,0 +1,1 @@
+"""The command ``rag-infer``: one file per verb."""

@@ -1,0 +1,74 @@
+"""An answer for people: text, passages with prior and posterior, and which passage each token came from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import numpy as np
+
+from rag_infer.answer import Answer, Token
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Foreground colours that are legible on light and dark grounds: blue, green, magenta, cyan, yellow, red.
+COLOURS = (34, 32, 35, 36, 33, 31)
+
+
+def shorten(text: str, width: int) -> str:
+    """One line of at most ``width`` characters.
+
+    >>> shorten("a  long line", 8)
+    'a long …'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def coloured(stream: TextIO) -> bool:
+    """Whether to colour: a terminal, and NO_COLOR is not set."""
+    return stream.isatty() and "NO_COLOR" not in os.environ
+
+
+def show_answer(answer: Answer, *, explain: bool = True, stream: TextIO | None = None) -> None:
+    """Print an answer.
+
+    With ``explain``: each passage has a letter (a colour on a terminal), and below the answer stands, under each
+    token, the letter of the passage with the highest posterior for it; small where that is below one half.
+    """
+    out = stream or sys.stdout
+    colour = coloured(out)
+    print(f"Q: {answer.question}\nA: {answer.text}", file=out)
+    if not explain:
+        return
+    print(f"   log p(y|x) = {answer.score:.3f}, {answer.timings.get('total', 0.0):.0f} ms", file=out)
+    print("      prior  posterior  score   passage", file=out)
+    for i, passage in enumerate(answer.passages):
+        line = f"   {letter(i)}  {passage.prior:.3f}  {passage.posterior:.3f}      {passage.score:.4f}  "
+        print(line + paint(shorten(f"{passage.title}: {passage.text}", 70), i, on=colour), file=out)
+    for line in _token_lines(answer.tokens, colour=colour):
+        print("   " + line, file=out)
+
+
+def letter(index: int) -> str:
+    """The letter of the passage at an index; past Z they repeat."""
+    return LETTERS[index % len(LETTERS)]
+
+
+def paint(text: str, index: int, *, on: bool) -> str:
+    """Text in the colour of a passage."""
+    return f"\x1b[{COLOURS[index % len(COLOURS)]}m{text}\x1b[0m" if on else text
+
+
+def _token_lines(tokens: Sequence[Token], *, colour: bool) -> list[str]:
+    """The tokens in one line, and the letters of their passages beneath."""
+    words, marks = "", ""
+    for token in tokens:
+        best = int(np.argmax(token.posterior))
+        mark = letter(best) if token.posterior[best] >= 0.5 else letter(best).lower()
+        text = token.text.replace("\n", " ") or "·"
+        width = max(len(text), 2)
+        words += paint(text.ljust(width), best, on=colour)
+        marks += mark.rjust(len(text) - len(text.lstrip()) + 1).ljust(width)
+    return [f"tokens:  {words}", f"from:    {marks}".rstrip()]

@@ -1,0 +1,317 @@
+"""The whole way: a question is encoded, passages are searched, prompts are composed, and the answer is generated
+token by token under all passages at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer import marginalise
+from rag_infer.answer import Answer, AnswerPassage, Token, token_texts
+from rag_infer.bundle import Bundle
+from rag_infer.encode import TextEncoder, encode_question
+from rag_infer.errors import KnowledgeBaseError
+from rag_infer.generate.config import GenerationConfig
+from rag_infer.generate.hypothesis import Hypothesis
+from rag_infer.generator import Generation, Generator
+from rag_infer.knowledge import KnowledgeBase, ScoredPassage
+from rag_infer.session import Cancellation, check_threads
+from rag_infer.timing import Stopwatch
+
+# Questions generated side by side. More would read the weights less often per question, but their caches of
+# keys and values (40 MB a question for a 135M model) would no longer be small.
+QUESTIONS_PER_BATCH = 4
+
+
+class RagEngine:
+    """Answers questions from a knowledge base with a bundle's models. Safe to share between threads.
+
+    Make one with `from_pretrained`.
+    """
+
+    def __init__(
+        self, bundle: Bundle, knowledge_base: KnowledgeBase, encoder: TextEncoder, generator: Generator
+    ) -> None:
+        self.bundle = bundle
+        self.knowledge_base = knowledge_base
+        self.generator = generator
+        self._encoder = encoder
+        self._retrieval = bundle.manifest.retrieval
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        bundle: str | Path,
+        *,
+        knowledge_base: str | Path | KnowledgeBase,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> RagEngine:
+        """Load a bundle and open a knowledge base made with it.
+
+        Args:
+            bundle: the bundle's folder.
+            knowledge_base: the knowledge base's folder, or one that is open.
+            device: "cpu", "cuda" or "cuda:N".
+            threads: default: the processors this process may run on.
+
+        Raises:
+            BundleError: the bundle is not whole, or lacks an encoder or the generator.
+            KnowledgeBaseError: no such knowledge base, or it was made with another encoder.
+            DeviceError: the device is not to be had.
+        """
+        threads = check_threads(threads)
+        loaded = Bundle.load(bundle)
+        if not isinstance(knowledge_base, KnowledgeBase):
+            knowledge_base = KnowledgeBase.open(knowledge_base, bundle=loaded, device=device, threads=threads)
+        encoder = TextEncoder.from_bundle(
+            loaded, loaded.manifest.question_encoder, device=device, threads=threads
+        )
+        return cls(loaded, knowledge_base, encoder, Generator(loaded, device=device, threads=threads))
+
+    def search(
+        self, question: str, *, k: int | None = None, where: Mapping[str, Any] | None = None
+    ) -> list[ScoredPassage]:
+        """The passages nearest to a question, best first.
+
+        Args:
+            question: the question.
+            k: how many, default the bundle's n_docs.
+            where: metadata fields and the values they must equal.
+
+        Raises:
+            ValueError: an empty question, or k below 1.
+        """
+        vectors = encode_question(self._encoder, _checked([question]))
+        return self.knowledge_base.search_vectors(
+            vectors, self._retrieval.n_docs if k is None else k, where=where
+        )[0]
+
+    @overload
+    def generate(self, question: str, **settings: Any) -> Answer: ...
+
+    @overload
+    def generate(self, question: Sequence[str], **settings: Any) -> list[Answer]: ...
+
+    def generate(
+        self,
+        question: str | Sequence[str],
+        *,
+        n_docs: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        config: GenerationConfig | None = None,
+        **settings: Any,
+    ) -> Answer | list[Answer]:
+        """Answer a question, or each of several.
+
+        Args:
+            question: a question, or a sequence of them.
+            n_docs: passages to retrieve, default the bundle's.
+            where: metadata fields and the values they must equal.
+            config: generation settings, default the bundle's.
+            settings: single settings of `GenerationConfig` by name, such as ``num_beams=4``.
+
+        Raises:
+            ValueError: an empty question, n_docs below 1, a setting out of its range.
+            TypeError: an unknown setting.
+            KnowledgeBaseError: there is no passage to answer from.
+        """
+        questions = [question] if isinstance(question, str) else list(question)
+        chosen = (config or self.generator.defaults).updated(settings)
+        _checked(questions)
+        answers: list[Answer] = []
+        for start in range(0, len(questions), QUESTIONS_PER_BATCH):
+            batch = questions[start : start + QUESTIONS_PER_BATCH]
+            answers += _Request(self, batch, n_docs, where, chosen).answers()
+        return answers[0] if isinstance(question, str) else answers
+
+    def stream(
+        self,
+        question: str,
+        *,
+        n_docs: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        config: GenerationConfig | None = None,
+        **settings: Any,
+    ) -> AnswerStream:
+        """Answer a question token by token; arguments and errors as `generate`.
+
+        With beam search a token comes once all beams agree on it.
+        """
+        chosen = (config or self.generator.defaults).updated(settings)
+        return AnswerStream(_Request(self, _checked([question]), n_docs, where, chosen))
+
+    def close(self) -> None:
+        """Close the knowledge base."""
+        self.knowledge_base.close()
+
+    def __enter__(self) -> RagEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Request:
+    """A batch of questions on its way through the stages."""
+
+    def __init__(
+        self,
+        engine: RagEngine,
+        questions: list[str],
+        n_docs: int | None,
+        where: Mapping[str, Any] | None,
+        config: GenerationConfig,
+    ) -> None:
+        self.cancellation = Cancellation()
+        self.config = config
+        self.questions = questions
+        self._engine = engine
+        self._watch = Stopwatch()
+        retrieval = engine.bundle.manifest.retrieval
+        with self._watch.measure("encode"):
+            vectors = encode_question(engine._encoder, questions)
+        with self._watch.measure("search"):
+            k = retrieval.n_docs if n_docs is None else n_docs
+            self.passages = engine.knowledge_base.search_vectors(vectors, k, where=where)
+            self._revision = engine.knowledge_base.revision
+        _check_found(self.passages, where)
+        self._priors = [_priors(found, retrieval.score_scale) for found in self.passages]
+
+    def begin(self) -> Generation:
+        """Compose the prompts and read them."""
+        composer = self._engine.generator.composer
+        with self._watch.measure("compose"):
+            contexts = [
+                composer.compose(question, [(p.title, p.text) for p in found])
+                for question, found in zip(self.questions, self.passages, strict=True)
+            ]
+        with self._watch.measure("prefill"):
+            return self._engine.generator.begin(
+                contexts, self._priors, self.config, cancellation=self.cancellation
+            )
+
+    def answers(self) -> list[Answer]:
+        """Generate to the end."""
+        return self.finish(self.begin())
+
+    def finish(self, generation: Generation) -> list[Answer]:
+        """Run what is left of a generation and give its answers."""
+        with self._watch.measure("decode"):
+            found = generation.results()
+        timings = self._watch.timings()
+        answers = []
+        for i, results in enumerate(found):
+            best, *others = [self._answer(i, f.hypothesis.chain(), timings) for f in results]
+            answers.append(Answer(**{**vars(best), "alternatives": tuple(others)}))
+        return answers
+
+    def tokens(self, chain: Sequence[Hypothesis]) -> list[Token]:
+        """The links of a chain as tokens with their text."""
+        texts = token_texts(
+            self._engine.generator.tokenizer, [h.token for h in chain], self.config.stop_strings
+        )
+        return [Token(t, h.log_prob, h.posterior) for t, h in zip(texts, chain, strict=True)]
+
+    def _answer(self, index: int, chain: Sequence[Hypothesis], timings: Mapping[str, float]) -> Answer:
+        tokens = self.tokens(chain)
+        posterior = np.mean([t.posterior for t in tokens], axis=0)
+        passages = [
+            AnswerPassage(
+                id=p.id,
+                title=p.title,
+                text=p.text,
+                metadata=p.metadata,
+                score=p.score,
+                prior=float(prior),
+                posterior=float(share),
+            )
+            for p, prior, share in zip(
+                self.passages[index], np.exp(self._priors[index]), posterior, strict=True
+            )
+        ]
+        return Answer(
+            question=self.questions[index],
+            text="".join(t.text for t in tokens).strip(),
+            score=float(sum(t.log_prob for t in tokens)),
+            passages=passages,
+            tokens=tokens,
+            timings=timings,
+            revision=self._revision,
+        )
+
+
+class AnswerStream:
+    """Iterates over an answer's tokens as each is decided; `answer` when exhausted.
+
+    Closing it, from any thread or by leaving a ``with`` block, stops the work, a running step included.
+
+    Attributes:
+        passages: the retrieved passages, there before the first token.
+        answer: the whole answer once the stream is exhausted, None before.
+    """
+
+    def __init__(self, request: _Request) -> None:
+        self._request = request
+        self._tokens = self._run()
+        self.passages: list[ScoredPassage] = request.passages[0]
+        self.answer: Answer | None = None
+
+    def __iter__(self) -> Iterator[Token]:
+        return self
+
+    def __next__(self) -> Token:
+        if self._request.cancellation.cancelled:
+            raise StopIteration
+        return next(self._tokens)
+
+    def close(self) -> None:
+        """Stop the work."""
+        self._request.cancellation.cancel()
+
+    def __enter__(self) -> AnswerStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> Iterator[Token]:
+        generation = self._request.begin()
+        search = generation.requests[0].search
+        given = 0
+        for _ in generation:
+            decided = self._request.tokens(search.decided())
+            yield from decided[given:]
+            given = max(given, len(decided))
+        self.answer = self._request.finish(generation)[0]
+
+
+def _checked(questions: list[str]) -> list[str]:
+    for question in questions:
+        if not isinstance(question, str):
+            raise TypeError(f"a question must be a string, got {type(question).__name__}")
+        if not question.strip():
+            raise ValueError("the question is empty")
+    return questions
+
+
+def _check_found(passages: Sequence[Sequence[ScoredPassage]], where: Mapping[str, Any] | None) -> None:
+    if all(passages):
+        return
+    if where:
+        raise KnowledgeBaseError(f"no passage has {dict(where)}: there is nothing to answer from")
+    raise KnowledgeBaseError("the knowledge base is empty: add passages with 'rag-infer index add'")
+
+
+def _priors(found: Sequence[ScoredPassage], score_scale: float) -> NDArray[np.float32]:
+    return marginalise.log_priors(np.array([p.score for p in found], dtype=np.float32), score_scale)

@@ -1,0 +1,1 @@
+"""Token by token: decoders, searches over sequences, constraints on tokens."""

@@ -1,0 +1,239 @@
+"""The decoder-only generator: one graph that prefills and steps, and the cache of keys and values it needs.
+
+The graph never reorders or copies the cache. Its slots belong to a row (a question's passage) and are shared
+by all queries of the row, the tokens of one prompt piece or the beams of a step; ``attention_bias`` says which
+query sees which slot. So beams cost a slot per token and no copy of the prompt, padding needs no special case,
+and several draft tokens could be verified in one step ("tree attention", as in SpecInfer, Miao et al. 2023).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer.bundle import CausalGeneratorPart
+from rag_infer.errors import GenerationError
+from rag_infer.session import Cancellation, Session
+from rag_infer.text import bucket, pad
+
+Float = NDArray[np.float32]
+
+# Slots are allocated in multiples of this, so that the graph meets few distinct shapes.
+SLOT_BUCKET = 32
+
+
+class CausalState:
+    """The rows in progress and their cache.
+
+    Attributes:
+        keys_values: float32 ``[layers, 2, rows, kv_heads, slots, head_dim]``.
+        used: slots that have been written.
+        visible: bool ``[rows, queries, slots]``, the slots each query of the last step may see.
+        lengths: int64 ``[rows]``, the position of the next token.
+    """
+
+    def __init__(
+        self, keys_values: Float, used: int, visible: NDArray[np.bool_], lengths: NDArray[np.int64]
+    ) -> None:
+        self.keys_values = keys_values
+        self.used = used
+        self.visible = visible
+        self.lengths = lengths
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self.keys_values = np.ascontiguousarray(self.keys_values[:, :, rows])
+        self.visible = self.visible[rows]
+        self.lengths = self.lengths[rows]
+
+    def reserve(self, slots: int) -> None:
+        """Make room for ``slots`` more."""
+        capacity = self.keys_values.shape[4]
+        if self.used + slots <= capacity:
+            return
+        # Grows by half, so that long answers copy the cache a logarithmic number of times.
+        larger = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET)
+        shape = (*self.keys_values.shape[:4], larger, self.keys_values.shape[5])
+        grown = np.zeros(shape, dtype=np.float32)
+        grown[..., : self.used, :] = self.keys_values[..., : self.used, :]
+        self.keys_values = grown
+        self.visible = np.pad(self.visible, ((0, 0), (0, 0), (0, larger - capacity)))
+
+
+class CausalDecoder:
+    """Runs the graph of a `CausalGeneratorPart`. Safe to share between threads."""
+
+    def __init__(self, session: Session, part: CausalGeneratorPart) -> None:
+        self._session = session
+        self._part = part
+        self._prefixes: dict[tuple[int, ...], Float] = {}
+        self._lock = threading.Lock()
+
+    def prefill(
+        self,
+        preamble: Sequence[int],
+        pieces: Sequence[Sequence[Sequence[int]]],
+        *,
+        reserve: int,
+        cancellation: Cancellation | None = None,
+    ) -> tuple[CausalState, Float]:
+        """Read the prompts.
+
+        Args:
+            preamble: tokens before every row, the same in all; computed once and kept.
+            pieces: one or more pieces of prompt, each a list of token rows; a row's prompt is the preamble and its
+                row of each piece, concatenated.
+            reserve: slots to leave for generated tokens.
+
+        Returns:
+            The state, and the logits after the last token: float32 ``[rows, 1, vocab]``.
+
+        Raises:
+            GenerationError: a prompt is empty, or longer than the model's positions.
+        """
+        rows = len(pieces[0])
+        longest = max(len(preamble) + sum(len(piece[r]) for piece in pieces) for r in range(rows))
+        if longest >= self._part.max_positions:
+            raise GenerationError(
+                f"a prompt of {longest} tokens leaves no room in {self._part.max_positions} positions"
+            )
+        widths = [bucket(max(map(len, piece))) for piece in pieces]
+        slots = bucket(len(preamble) + sum(widths) + reserve, SLOT_BUCKET)
+        state = self._allocate(rows, slots)
+        logits: Float | None = None
+        if preamble:
+            self._write(state, self._prefix(tuple(preamble)), np.full(rows, len(preamble)))
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            logits = self._read(state, piece, with_logits=last, cancellation=cancellation)
+        assert logits is not None
+        return state, logits
+
+    def step(
+        self,
+        state: CausalState,
+        parents: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> Float:
+        """Append one token to each beam.
+
+        Args:
+            state: changed in place.
+            parents: int64 ``[rows, beams]``, the beam of the last step that each new one extends.
+            tokens: int64 ``[rows, beams]``, the token it is extended by.
+
+        Returns:
+            Logits after the new tokens: float32 ``[rows, beams, vocab]``.
+        """
+        rows, beams = tokens.shape
+        state.reserve(beams)
+        state.visible = np.take_along_axis(state.visible, parents[:, :, None], axis=1)
+        positions = np.repeat(state.lengths[:, None], beams, axis=1)
+        alone = np.broadcast_to(np.eye(beams, dtype=bool), (rows, beams, beams))
+        outputs = np.broadcast_to(np.arange(beams, dtype=np.int64), (rows, beams))
+        logits, new = self._run(tokens, positions, state, alone, outputs, cancellation)
+        slots = slice(state.used, state.used + beams)
+        state.keys_values[..., slots, :] = new
+        state.visible[:, :, slots] = alone
+        state.used += beams
+        state.lengths = state.lengths + 1
+        return logits
+
+    def teacher_force(self, prompts: Sequence[Sequence[int]], answer: Sequence[int]) -> Float:
+        """Logits that predict each token of a given answer after each prompt: float32 ``[rows, tokens, vocab]``."""
+        state, first = self.prefill((), [prompts], reserve=len(answer))
+        if len(answer) == 1:
+            return first
+        rows, width = len(prompts), len(answer) - 1
+        ids = np.tile(np.array(answer[:-1], dtype=np.int64), (rows, 1))
+        positions = state.lengths[:, None] + np.arange(width)
+        seen = np.broadcast_to(np.tril(np.ones((width, width), dtype=bool)), (rows, width, width))
+        outputs = np.broadcast_to(np.arange(width, dtype=np.int64), (rows, width))
+        logits, _ = self._run(ids, positions, state, seen, outputs, None)
+        return np.concatenate([first, logits], axis=1)
+
+    def _allocate(self, rows: int, slots: int) -> CausalState:
+        part = self._part
+        shape = (part.num_layers, 2, rows, part.num_kv_heads, slots, part.head_dim)
+        visible = np.zeros((rows, 1, slots), dtype=bool)
+        return CausalState(np.zeros(shape, dtype=np.float32), 0, visible, np.zeros(rows, dtype=np.int64))
+
+    def _prefix(self, preamble: tuple[int, ...]) -> Float:
+        """Keys and values of the preamble: float32 ``[layers, 2, 1, kv_heads, tokens, head_dim]``."""
+        with self._lock:
+            if preamble not in self._prefixes:
+                state = self._allocate(1, 0)
+                ids = np.array([preamble], dtype=np.int64)
+                self._prefixes[preamble] = self._run_piece(state, ids, np.ones_like(ids, dtype=bool), None)[1]
+            return self._prefixes[preamble]
+
+    def _read(
+        self,
+        state: CausalState,
+        piece: Sequence[Sequence[int]],
+        *,
+        with_logits: bool,
+        cancellation: Cancellation | None,
+    ) -> Float | None:
+        """Run one piece of the prompts and write its keys and values."""
+        lengths = np.array([len(row) for row in piece], dtype=np.int64)
+        if with_logits and lengths.min() == 0:
+            raise GenerationError("a prompt ends with an empty piece: there is no token to predict from")
+        ids, mask = pad(piece, self._part.pad_token_id)
+        logits, new = self._run_piece(state, ids, mask.astype(bool), cancellation)
+        self._write(state, new, lengths)
+        return logits if with_logits else None
+
+    def _run_piece(
+        self,
+        state: CausalState,
+        ids: NDArray[np.int64],
+        mask: NDArray[np.bool_],
+        cancellation: Cancellation | None,
+    ) -> tuple[Float, Float]:
+        width = ids.shape[1]
+        positions = np.minimum(state.lengths[:, None] + np.arange(width), self._part.max_positions - 1)
+        # A padded query sees itself, or its softmax would have nothing to share out.
+        seen = (np.tril(np.ones((width, width), dtype=bool)) & mask[:, None, :]) | np.eye(width, dtype=bool)
+        last = np.maximum(mask.sum(axis=1, keepdims=True) - 1, 0)
+        return self._run(ids, positions, state, seen, last, cancellation)
+
+    @staticmethod
+    def _write(state: CausalState, new: Float, lengths: NDArray[np.int64]) -> None:
+        """Put a piece's keys and values into the next slots; a row's padding stays unseen."""
+        width = new.shape[4]
+        slots = slice(state.used, state.used + width)
+        state.keys_values[..., slots, :] = new
+        state.visible[:, :, slots] = (np.arange(width) < lengths[:, None])[:, None, :]
+        state.used += width
+        state.lengths = state.lengths + lengths
+
+    def _run(
+        self,
+        ids: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        state: CausalState,
+        new_visible: NDArray[np.bool_],
+        outputs: NDArray[np.int64],
+        cancellation: Cancellation | None,
+    ) -> tuple[Float, Float]:
+        """(logits ``[rows, outputs, vocab]``, keys and values of the new tokens)."""
+        rows, queries = ids.shape
+        past_visible = np.broadcast_to(state.visible, (rows, queries, state.visible.shape[2]))
+        visible = np.concatenate([past_visible, new_visible], axis=2)
+        inputs = {
+            "input_ids": np.ascontiguousarray(ids),
+            "position_ids": np.ascontiguousarray(positions),
+            "attention_bias": np.where(visible, np.float32(0), np.float32(-np.inf)),
+            "logit_positions": np.ascontiguousarray(outputs),
+        }
+        for layer in range(self._part.num_layers):
+            inputs[f"past_keys_{layer}"] = state.keys_values[layer, 0]
+            inputs[f"past_values_{layer}"] = state.keys_values[layer, 1]
+        logits, new = self._session.run(inputs, ["logits", "new_keys_values"], cancellation=cancellation)
+        return logits, new

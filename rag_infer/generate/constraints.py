@@ -1,0 +1,104 @@
+"""What may not, or must, come next: processors of marginal log-probabilities, in transformers' order.
+
+Each takes scores float32 ``[vocab]`` (changed in place) and the tokens generated so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer.generate.config import GenerationConfig
+
+Processor = Callable[[NDArray[np.float32], Sequence[int]], None]
+
+
+def processors(config: GenerationConfig, *, eos_token_ids: Sequence[int], vocab_size: int) -> list[Processor]:
+    """The processors a config asks for; an empty list where it asks for none.
+
+    Raises:
+        ValueError: a token id outside the vocabulary, or every token banned.
+    """
+    _check_tokens(config, vocab_size)
+    chosen: list[Processor] = []
+    if config.repetition_penalty != 1.0:
+        chosen.append(_repetition(config.repetition_penalty))
+    if config.no_repeat_ngram_size > 0:
+        chosen.append(_no_repeat_ngram(config.no_repeat_ngram_size))
+    if config.bad_words_ids:
+        # An end-of-text token alone is not banned by a bad word (as in transformers).
+        words = [w for w in config.bad_words_ids if w not in {(e,) for e in eos_token_ids}]
+        chosen.append(_bad_words(words))
+    if config.min_length > 0 and eos_token_ids:
+        chosen.append(_min_length(config.min_length, list(eos_token_ids)))
+    if config.forced_bos_token_id is not None:
+        chosen.append(_force_at(0, config.forced_bos_token_id))
+    if config.forced_eos_token_id is not None:
+        chosen.append(_force_at(config.max_tokens - 1, config.forced_eos_token_id))
+    return chosen
+
+
+def _check_tokens(config: GenerationConfig, vocab_size: int) -> None:
+    named = [(t, "bad_words_ids") for w in config.bad_words_ids for t in w]
+    named += [
+        (t, n)
+        for n in ("forced_bos_token_id", "forced_eos_token_id")
+        if (t := getattr(config, n)) is not None
+    ]
+    for token, name in named:
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"{name} holds token {token}, the vocabulary has {vocab_size}")
+    banned = {w[0] for w in config.bad_words_ids if len(w) == 1}
+    if len(banned) >= vocab_size:
+        raise ValueError(f"bad_words_ids bans all {vocab_size} tokens")
+
+
+def _repetition(penalty: float) -> Processor:
+    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        seen = np.unique(np.asarray(tokens, dtype=np.int64))
+        scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
+
+    return apply
+
+
+def _no_repeat_ngram(size: int) -> Processor:
+    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        tokens = tuple(tokens)
+        if len(tokens) + 1 < size:
+            return
+        last = tokens[len(tokens) - size + 1 :]
+        for start in range(len(tokens) - size + 1):
+            if tokens[start : start + size - 1] == last:
+                scores[tokens[start + size - 1]] = -np.inf
+
+    return apply
+
+
+def _bad_words(words: Sequence[tuple[int, ...]]) -> Processor:
+    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        tokens = tuple(tokens)
+        for word in words:
+            before = word[:-1]
+            if len(before) <= len(tokens) and tokens[len(tokens) - len(before) :] == before:
+                scores[word[-1]] = -np.inf
+
+    return apply
+
+
+def _min_length(length: int, eos_token_ids: list[int]) -> Processor:
+    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        if len(tokens) < length:
+            scores[eos_token_ids] = -np.inf
+
+    return apply
+
+
+def _force_at(position: int, token: int) -> Processor:
+    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        if len(tokens) == position:
+            scores[:] = -np.inf
+            scores[token] = 0.0
+
+    return apply

@@ -1,0 +1,116 @@
+"""RAG-Token: all questions of a batch advance together, a token a step, each under all of its passages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer.generate.beam import BeamSearch
+from rag_infer.generate.candidates import NextTokens
+from rag_infer.generate.causal import CausalDecoder, CausalState
+from rag_infer.generate.config import GenerationConfig
+from rag_infer.generate.constraints import Processor
+from rag_infer.generate.sample import IndependentSearch
+from rag_infer.generate.search import Search, Stop
+from rag_infer.session import Cancellation
+
+Float = NDArray[np.float32]
+
+
+@dataclass
+class Request:
+    """One question in the batch.
+
+    Attributes:
+        priors: float32 ``[n_docs]``, log p(z|x).
+        search: its search.
+    """
+
+    priors: Float
+    search: Search
+    _parents: list[int] = field(default_factory=list)
+
+    @property
+    def num_docs(self) -> int:
+        """Rows it has in the decoder's batch."""
+        return len(self.priors)
+
+
+def new_search(config: GenerationConfig, stop: Stop, *, num_eos: int, question_index: int = 0) -> Search:
+    """The search a config asks for. A seed gives each question of a batch its own repeatable stream."""
+    if config.num_beams > 1:
+        return BeamSearch(config, stop, num_eos=num_eos)
+    seed = None if config.seed is None else [config.seed, question_index]
+    return IndependentSearch(config, stop, random=np.random.default_rng(seed))
+
+
+def decode(
+    decoder: CausalDecoder,
+    state: CausalState,
+    logits: Float,
+    requests: Sequence[Request],
+    processors: Sequence[Processor],
+    *,
+    threads: int = 1,
+    cancellation: Cancellation | None = None,
+    on_step: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
+    """Advance all requests until done; yields after every token, so that a stream can look at the searches.
+
+    Args:
+        decoder: runs the steps.
+        state: after the prefill; rows are the requests' passages, in order.
+        logits: float32 ``[rows, 1, vocab]`` after the prefill.
+        requests: the questions; their searches hold the results.
+        processors: constraints on the marginal.
+        threads: threads of the kernels.
+        cancellation: stops a step that runs.
+        on_step: called after every run of the graph.
+    """
+    active = list(requests)
+    while active:
+        start = 0
+        for request in active:
+            rows = slice(start, start + request.num_docs)
+            beams = max(1, len(request.search.running))
+            step = NextTokens(
+                np.ascontiguousarray(logits[rows, :beams]),
+                request.priors,
+                [h.tokens for h in request.search.running] or [()],
+                processors,
+                threads=threads,
+            )
+            request._parents = request.search.advance(step)
+            start += request.num_docs
+        yield
+        active = _drop_finished(state, active)
+        if active:
+            parents, tokens = _next_step(active)
+            logits = decoder.step(state, parents, tokens, cancellation=cancellation)
+            on_step()
+
+
+def _drop_finished(state: CausalState, active: Sequence[Request]) -> list[Request]:
+    """The requests that go on; the rows of the others leave the state."""
+    going = [r for r in active if not r.search.done]
+    if 0 < len(going) < len(active):
+        alive = np.repeat([not r.search.done for r in active], [r.num_docs for r in active])
+        state.keep_rows(np.flatnonzero(alive).tolist())
+    return going
+
+
+def _next_step(active: Sequence[Request]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(parents, tokens), int64 ``[rows, beams]``; a request with fewer beams repeats its first one."""
+    beams = max(len(r.search.running) for r in active)
+    parents, tokens = [], []
+    for request in active:
+        filler = beams - len(request.search.running)
+        row_parents = request._parents + request._parents[:1] * filler
+        row_tokens = [h.token for h in request.search.running]
+        row_tokens += row_tokens[:1] * filler
+        parents += [row_parents] * request.num_docs
+        tokens += [row_tokens] * request.num_docs
+    return np.array(parents, dtype=np.int64), np.array(tokens, dtype=np.int64)

@@ -1,0 +1,146 @@
+"""One ONNX Runtime session: device, threads, and how a run is stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rag_infer.errors import BundleError, DeviceError, GenerationError
+
+
+def available_threads() -> int:
+    """Processors this process may run on (its affinity, which cgroup tools set; not the machine's count)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_threads(threads: int | None) -> int:
+    """The number of threads to use: the argument, else `available_threads`.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if threads is None:
+        return available_threads()
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    return threads
+
+
+class Cancellation:
+    """Stops the runs of one request from another thread: the next node is not begun.
+
+    One object per request: ONNX Runtime remembers a terminated RunOptions.
+    """
+
+    def __init__(self) -> None:
+        import onnxruntime
+
+        self._options = onnxruntime.RunOptions()
+
+    def cancel(self) -> None:
+        """Stop now; runs in progress and later ones raise `GenerationError`."""
+        self._options.terminate = True
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return bool(self._options.terminate)
+
+    @property
+    def run_options(self) -> Any:
+        """The onnxruntime.RunOptions to give to a run."""
+        return self._options
+
+
+class Session:
+    """An ONNX graph, loaded. `run` may be called from several threads at once.
+
+    Args:
+        path: the graph.
+        device: "cpu", "cuda" or "cuda:N".
+        threads: threads of one run on the CPU; default `available_threads`.
+
+    Raises:
+        BundleError: the file is missing or is no graph.
+        DeviceError: the device is unknown or not to be had.
+    """
+
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = check_threads(threads)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Encoder and generator have a pool each; threads that spin after a run would steal the other's time.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        providers = _providers(device)
+        if not path.is_file():
+            raise BundleError(f"{path} is missing")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime's errors share no base but RuntimeError and Exception
+            raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
+        self._check_device(device)
+        self.path = path
+        self.device = device
+        self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str] | None = None,
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> list[NDArray[Any]]:
+        """Run the graph; arrays in, arrays out (in the order of ``outputs``, default all).
+
+        Raises:
+            GenerationError: the run failed or was cancelled.
+        """
+        run_options = cancellation.run_options if cancellation is not None else None
+        try:
+            result: list[NDArray[Any]] = self._session.run(outputs, dict(inputs), run_options)
+        except Exception as error:
+            if cancellation is not None and cancellation.cancelled:
+                raise GenerationError("cancelled") from error
+            raise GenerationError(f"{self.path.name} failed: {_first_line(error)}") from error
+        return result
+
+    def _check_device(self, device: str) -> None:
+        # onnxruntime-gpu lists CUDA as available without its libraries: only the session knows.
+        if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
+            raise DeviceError(
+                f"device {device!r} asked for, but ONNX Runtime could only use {self._session.get_providers()}: "
+                "it needs an NVIDIA driver, and the CUDA and cuDNN libraries onnxruntime-gpu was built for"
+            )
+
+
+def _providers(device: str) -> list[Any]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    if match is None:
+        raise DeviceError(f"unknown device {device!r}: expected 'cpu', 'cuda' or 'cuda:N'")
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise DeviceError(
+            f"device {device!r} asked for, but this onnxruntime has only "
+            f"{onnxruntime.get_available_providers()}: install onnxruntime-gpu"
+        )
+    onnxruntime.preload_dlls()
+    settings = {"device_id": int(match[1] or 0), "arena_extend_strategy": "kSameAsRequested"}
+    return [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
