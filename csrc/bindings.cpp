@@ -1,0 +1,164 @@
+// The Python module rag_infer._kernels. A binding checks dtype, layout and shape, allocates, releases the GIL
+// and calls.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <pybind11/typing.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "arguments.hpp"
+#include "instruction_level.hpp"
+#include "marginalise.hpp"
+#include "topk.hpp"
+
+namespace py = pybind11;
+
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Tokens = py::array_t<std::int64_t, py::array::c_style>;
+using Flags = py::array_t<bool, py::array::c_style>;
+
+std::string shape_of(const py::array& array) {
+    std::string text = "[";
+    for (py::ssize_t i = 0; i < array.ndim(); ++i) text += (i ? ", " : "") + std::to_string(array.shape(i));
+    return text + "]";
+}
+
+std::size_t size(const py::array& array, int axis) {
+    return static_cast<std::size_t>(array.shape(axis));
+}
+
+/// pybind11 has checked dtype and order; a misaligned array passes that, and reading it is undefined.
+void check_array(const char* name, const py::array& array, const char* shape, int ndim) {
+    if (array.ndim() != ndim) {
+        throw std::invalid_argument(std::string(name) + " has shape " + shape_of(array) + ", expected " +
+                                    shape);
+    }
+    if (reinterpret_cast<std::uintptr_t>(array.data()) % static_cast<std::uintptr_t>(array.itemsize()) != 0) {
+        throw py::type_error(std::string(name) + " is not aligned in memory: pass a copy of it");
+    }
+}
+
+void check_same(const char* what, const char* one, const py::array& a, int axis_a, const char* other,
+                const py::array& b, int axis_b) {
+    if (a.shape(axis_a) != b.shape(axis_b)) {
+        throw std::invalid_argument(
+            std::string(one) + " " + shape_of(a) + " and " + other + " " + shape_of(b) + " differ in " +
+            what + ": " + std::to_string(a.shape(axis_a)) + " and " + std::to_string(b.shape(axis_b)));
+    }
+}
+
+std::pair<Floats, Tokens> topk(const Floats& vectors, const Floats& queries, std::int64_t k,
+                               const std::optional<Flags>& mask, std::int64_t threads) {
+    check_array("vectors", vectors, "[rows, dim]", 2);
+    check_array("queries", queries, "[queries, dim]", 2);
+    check_same("dim", "vectors", vectors, 1, "queries", queries, 1);
+    if (mask) {
+        check_array("mask", *mask, "[rows]", 1);
+        check_same("rows", "vectors", vectors, 0, "mask", *mask, 0);
+    }
+    const std::size_t wanted = rag_infer::at_least_one("k", k);
+    const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
+    Floats scores({queries.shape(0), static_cast<py::ssize_t>(k)});
+    Tokens rows({queries.shape(0), static_cast<py::ssize_t>(k)});
+    float* const scores_data = scores.mutable_data();
+    std::int64_t* const rows_data = rows.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        rag_infer::topk(vectors.data(), size(vectors, 0), queries.data(), size(queries, 0), size(vectors, 1),
+                        wanted, mask ? mask->data() : nullptr, num_threads, scores_data, rows_data);
+    }
+    return {std::move(scores), std::move(rows)};
+}
+
+rag_infer::Marginaliser marginaliser(const Floats& logits, const Floats& log_priors, std::int64_t threads) {
+    const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
+    const py::gil_scoped_release released;
+    return {logits.data(), log_priors.data(), size(logits, 0), size(logits, 1), size(logits, 2), num_threads};
+}
+
+void check_logits(const Floats& logits, const Floats& log_priors) {
+    check_array("logits", logits, "[docs, beams, vocab]", 3);
+    check_array("log_priors", log_priors, "[docs]", 1);
+    check_same("docs", "logits", logits, 0, "log_priors", log_priors, 0);
+}
+
+std::pair<Floats, Tokens> marginalise_topk(const Floats& logits, const Floats& log_priors, std::int64_t k,
+                                           std::int64_t threads) {
+    check_logits(logits, log_priors);
+    const std::size_t wanted = rag_infer::at_least_one("k", k);
+    const rag_infer::Marginaliser sums = marginaliser(logits, log_priors, threads);
+    Floats log_probs({logits.shape(1), static_cast<py::ssize_t>(k)});
+    Tokens tokens({logits.shape(1), static_cast<py::ssize_t>(k)});
+    float* const log_probs_data = log_probs.mutable_data();
+    std::int64_t* const tokens_data = tokens.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        sums.topk(wanted, log_probs_data, tokens_data);
+    }
+    return {std::move(log_probs), std::move(tokens)};
+}
+
+Floats marginalise_log_probs(const Floats& logits, const Floats& log_priors, std::int64_t threads) {
+    check_logits(logits, log_priors);
+    const rag_infer::Marginaliser sums = marginaliser(logits, log_priors, threads);
+    Floats log_probs({logits.shape(1), logits.shape(2)});
+    float* const log_probs_data = log_probs.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        sums.log_probs(log_probs_data);
+    }
+    return log_probs;
+}
+
+std::pair<Floats, Floats> marginalise_gather(const Floats& logits, const Floats& log_priors,
+                                             const Tokens& tokens, std::int64_t threads) {
+    check_logits(logits, log_priors);
+    check_array("tokens", tokens, "[beams, tokens]", 2);
+    check_same("beams", "logits", logits, 1, "tokens", tokens, 0);
+    const rag_infer::Marginaliser sums = marginaliser(logits, log_priors, threads);
+    Floats marginal({tokens.shape(0), tokens.shape(1)});
+    Floats per_document({logits.shape(0), tokens.shape(0), tokens.shape(1)});
+    float* const marginal_data = marginal.mutable_data();
+    float* const per_document_data = per_document.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        sums.gather(tokens.data(), size(tokens, 1), marginal_data, per_document_data);
+    }
+    return {std::move(marginal), std::move(per_document)};
+}
+
+py::typing::Tuple<py::str, py::ellipsis> available_levels() {
+    py::list names;
+    for (const rag_infer::Level level : rag_infer::available_levels())
+        names.append(rag_infer::level_name(level));
+    return py::tuple(names);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_kernels, module) {
+    module.doc() =
+        "Compiled kernels: exact search and sums over passages. Arrays are refused, never converted.";
+    rag_infer::set_level_from_environment();
+    module.def("topk", &topk, py::arg("vectors").noconvert(), py::arg("queries").noconvert(),
+               py::arg("k").noconvert(), py::kw_only(), py::arg("mask").noconvert() = py::none(),
+               py::arg("threads").noconvert() = 1, "");
+    module.def("marginalise_topk", &marginalise_topk, py::arg("logits").noconvert(),
+               py::arg("log_priors").noconvert(), py::arg("k").noconvert(), py::kw_only(),
+               py::arg("threads").noconvert() = 1, "");
+    module.def("marginalise_log_probs", &marginalise_log_probs, py::arg("logits").noconvert(),
+               py::arg("log_priors").noconvert(), py::kw_only(), py::arg("threads").noconvert() = 1, "");
+    module.def("marginalise_gather", &marginalise_gather, py::arg("logits").noconvert(),
+               py::arg("log_priors").noconvert(), py::arg("tokens").noconvert(), py::kw_only(),
+               py::arg("threads").noconvert() = 1, "");
+    module.def(
+        "instruction_level", [] { return std::string(rag_infer::level_name(rag_infer::current_level())); },
+        "");
+    module.def("available_levels", &available_levels, "");
+    module.def("set_instruction_level", &rag_infer::set_level, py::arg("name"), "");
+}

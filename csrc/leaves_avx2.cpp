@@ -1,0 +1,20 @@
+#if defined(__x86_64__)
+
+#define RAG_INFER_TARGET __attribute__((target("avx2,fma")))
+
+#include "inner_products.hpp"
+#include "leaves.hpp"
+#include "marginal.hpp"
+#include "vector_avx2.hpp"
+
+namespace rag_infer {
+
+const Leaves& avx2_leaves() {
+    static constexpr Leaves kLeaves = {inner_products<Avx2Vector>, row_normaliser<Avx2Vector>,
+                                       marginal_log_probs<Avx2Vector>, next_candidates<Avx2Vector>};
+    return kLeaves;
+}
+
+}  // namespace rag_infer
+
+#endif

@@ -1,0 +1,20 @@
+#if defined(__aarch64__)
+
+#define RAG_INFER_TARGET
+
+#include "inner_products.hpp"
+#include "leaves.hpp"
+#include "marginal.hpp"
+#include "vector_neon.hpp"
+
+namespace rag_infer {
+
+const Leaves& neon_leaves() {
+    static constexpr Leaves kLeaves = {inner_products<NeonVector>, row_normaliser<NeonVector>,
+                                       marginal_log_probs<NeonVector>, next_candidates<NeonVector>};
+    return kLeaves;
+}
+
+}  // namespace rag_infer
+
+#endif

@@ -1,0 +1,16 @@
+#define RAG_INFER_TARGET
+
+#include "inner_products.hpp"
+#include "leaves.hpp"
+#include "marginal.hpp"
+#include "vector_scalar.hpp"
+
+namespace rag_infer {
+
+const Leaves& scalar_leaves() {
+    static constexpr Leaves kLeaves = {inner_products<ScalarVector>, row_normaliser<ScalarVector>,
+                                       marginal_log_probs<ScalarVector>, next_candidates<ScalarVector>};
+    return kLeaves;
+}
+
+}  // namespace rag_infer

@@ -1,0 +1,95 @@
+#include "topk.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "best.hpp"
+#include "leaves.hpp"
+#include "parallel.hpp"
+
+namespace rag_infer {
+namespace {
+
+// A block of rows is read from memory once, by the first queries, and from the second-level cache by the
+// others.
+constexpr std::size_t kBlockBytes = 96 * 1024;
+constexpr std::size_t kMaxBlockRows = 240;
+constexpr std::size_t kMinBlockRows = 24;
+// Queries that share one pass over the data: more would push the block out of the cache.
+constexpr std::size_t kQueryGroup = 32;
+// Below this many multiplications a thread costs more than it gains.
+constexpr std::size_t kWorkPerThread = std::size_t{1} << 20;
+
+/// The rows that take part, in blocks, for one group of queries.
+class Scan {
+  public:
+    Scan(const float* vectors, const float* queries, std::size_t num_queries, std::size_t dim,
+         const bool* mask)
+        : vectors_(vectors), queries_(queries), num_queries_(num_queries), dim_(dim), mask_(mask) {
+        const std::size_t row_bytes = std::max<std::size_t>(1, dim * sizeof(float));
+        block_rows_ = std::clamp(kBlockBytes / row_bytes, kMinBlockRows, kMaxBlockRows);
+    }
+
+    /// Offers every row in [begin, end) that takes part to the collector of each query.
+    void run(std::size_t begin, std::size_t end, Best* best) const {
+        std::vector<const float*> pointers(block_rows_);
+        std::vector<std::int64_t> numbers(block_rows_);
+        std::vector<float> scores(block_rows_ * num_queries_);
+        const Leaves& leaves = current_leaves();
+        for (std::size_t row = begin; row < end;) {
+            std::size_t found = 0;
+            for (; row < end && found < block_rows_; ++row) {
+                if (mask_ != nullptr && !mask_[row]) continue;
+                pointers[found] = vectors_ + row * dim_;
+                numbers[found++] = static_cast<std::int64_t>(row);
+            }
+            leaves.inner_products(pointers.data(), found, queries_, num_queries_, dim_, scores.data());
+            for (std::size_t q = 0; q < num_queries_; ++q) {
+                offer(scores.data() + q * found, numbers.data(), found, &best[q]);
+            }
+        }
+    }
+
+  private:
+    static void offer(const float* scores, const std::int64_t* numbers, std::size_t count, Best* best) {
+        std::size_t i = 0;
+        for (; i < count && !best->full(); ++i) best->offer(scores[i], numbers[i]);
+        const float threshold = best->threshold();
+        // Nearly always no score of a block is good enough, and this loop needs no branch to find that out.
+        bool any = false;
+        for (std::size_t j = i; j < count; ++j) any |= scores[j] > threshold;
+        if (!any) return;
+        for (; i < count; ++i) {
+            if (scores[i] > best->threshold()) best->offer(scores[i], numbers[i]);
+        }
+    }
+
+    const float* vectors_;
+    const float* queries_;
+    std::size_t num_queries_;
+    std::size_t dim_;
+    const bool* mask_;
+    std::size_t block_rows_;
+};
+
+}  // namespace
+
+void topk(const float* vectors, std::size_t num_rows, const float* queries, std::size_t num_queries,
+          std::size_t dim, std::size_t k, const bool* mask, std::size_t threads, float* scores,
+          std::int64_t* rows) {
+    for (std::size_t first = 0; first < num_queries; first += kQueryGroup) {
+        const std::size_t group = std::min(kQueryGroup, num_queries - first);
+        const Scan scan(vectors, queries + first * dim, group, dim, mask);
+        const std::size_t work_per_row = std::max<std::size_t>(1, dim * group);
+        const std::size_t ranges = num_ranges(num_rows, kWorkPerThread / work_per_row, threads);
+        std::vector<Best> best(ranges * group, Best(std::min(k, num_rows)));
+        parallel_ranges(num_rows, ranges, [&](std::size_t range, std::size_t begin, std::size_t end) {
+            scan.run(begin, end, &best[range * group]);
+        });
+        for (std::size_t q = 0; q < group; ++q) {
+            write_best(&best[q], ranges, group, k, scores + (first + q) * k, rows + (first + q) * k);
+        }
+    }
+}
+
+}  // namespace rag_infer
