@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -88,7 +90,7 @@ class Session:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no base but RuntimeError and Exception
             raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
-        self._check_device(device)
+        _demand(self._session, device)
         self.path = path
         self.device = device
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
@@ -115,13 +117,34 @@ class Session:
             raise GenerationError(f"{self.path.name} failed: {_first_line(error)}") from error
         return result
 
-    def _check_device(self, device: str) -> None:
-        # onnxruntime-gpu lists CUDA as available without its libraries: only the session knows.
-        if device != "cpu" and "CUDAExecutionProvider" not in self._session.get_providers():
-            raise DeviceError(
-                f"device {device!r} asked for, but ONNX Runtime could only use {self._session.get_providers()}: "
-                "it needs an NVIDIA driver, and the CUDA and cuDNN libraries onnxruntime-gpu was built for"
-            )
+
+def check_device(device: str) -> None:
+    """Prove that a device can be used, by loading a graph of one node on it.
+
+    Raises:
+        DeviceError: it is unknown or not to be had.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is missing is told by the error
+    _demand(onnxruntime.InferenceSession(_IDENTITY_GRAPH, options, providers=_providers(device)), device)
+
+
+# An ONNX model y = Identity(x), opset 17.
+_IDENTITY_GRAPH = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+
+
+def _demand(session: Any, device: str) -> None:
+    # onnxruntime-gpu lists CUDA as available without its libraries: only the session knows.
+    if device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
+        raise DeviceError(
+            f"device {device!r} asked for, but ONNX Runtime could only use {', '.join(session.get_providers())}: "
+            "it needs an NVIDIA driver, and the CUDA and cuDNN libraries onnxruntime-gpu was built for"
+        )
 
 
 def _providers(device: str) -> list[Any]:
@@ -137,7 +160,8 @@ def _providers(device: str) -> list[Any]:
             f"device {device!r} asked for, but this onnxruntime has only "
             f"{onnxruntime.get_available_providers()}: install onnxruntime-gpu"
         )
-    onnxruntime.preload_dlls()
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the check below tells
+        onnxruntime.preload_dlls()
     settings = {"device_id": int(match[1] or 0), "arena_extend_strategy": "kSameAsRequested"}
     return [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
 

@@ -21,7 +21,7 @@ EXAMPLE = 'rag-infer ask "Who discovered penicillin?" --bundle bundle/ --kb kb/ 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("question", nargs="+", help="the question, or several")
+    parser.add_argument("question", nargs="+", help="the question, with or without quotes")
     parser.add_argument(
         "--explain", action="store_true", help="show the passages and where each token came from"
     )
@@ -35,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rag_infer.cli.show import show_answer
     from rag_infer.engine import RagEngine
 
-    if any(not q.strip() for q in arguments.question):
+    question = " ".join(arguments.question)
+    if not question.strip():
         raise ValueError("the question is empty")
     with RagEngine.from_pretrained(
         bundle_path(arguments),
@@ -43,17 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         threads=arguments.threads,
     ) as engine:
-        answers = engine.generate(
-            arguments.question,
+        answer = engine.generate(
+            question,
             n_docs=arguments.n_docs,
             where=where(arguments),
             **generation_settings(arguments),
         )
-    for answer in answers:
-        if arguments.json:
-            print(json.dumps(answer.to_dict(), ensure_ascii=False))
-        elif arguments.explain or len(answers) > 1:
-            show_answer(answer, explain=arguments.explain)
-        else:
-            print(answer.text)
+    if arguments.json:
+        print(json.dumps(answer.to_dict(), ensure_ascii=False))
+    else:
+        show_answer(answer, explain=arguments.explain)
     return 0

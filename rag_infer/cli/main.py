@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: nothing to tell anybody.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return FAILURE
     except (RagInferError, OSError) as error:
         return _report(error, FAILURE, debug=arguments.debug)

@@ -39,9 +39,10 @@ def show_answer(answer: Answer, *, explain: bool = True, stream: TextIO | None =
     """
     out = stream or sys.stdout
     colour = coloured(out)
-    print(f"Q: {answer.question}\nA: {answer.text}", file=out)
     if not explain:
+        print(answer.text, file=out)
         return
+    print(f"Q: {answer.question}\nA: {answer.text}", file=out)
     print(f"   log p(y|x) = {answer.score:.3f}, {answer.timings.get('total', 0.0):.0f} ms", file=out)
     print("      prior  posterior  score   passage", file=out)
     for i, passage in enumerate(answer.passages):

@@ -1,0 +1,63 @@
+# Every target sets up what it needs. `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := $(or $(RAG_INFER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rag_infer)
+KERNELS := $(wildcard csrc/*.cpp csrc/*.hpp)
+PYTHON_CODE := rag_infer export tests benchmarks setup.py
+
+export RAG_INFER_CACHE := $(CACHE)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test models unit lint types sanitize bench wheel format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed  ## make .venv, build the kernels, install everything
+
+# hnswlib comes as source; without the switch its wheel would run only on processors like this one.
+$(VENV)/.installed: pyproject.toml setup.py .ci/constraints.txt $(KERNELS)
+	@echo "[setup] $(VENV), with $$($(PYTHON) --version); the first time takes a few minutes"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rag_infer needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@HNSWLIB_NO_NATIVE=1 $(BIN)/pip install --quiet --disable-pip-version-check \
+		--constraint .ci/constraints.txt --editable '.[export,dev]'
+	@touch $@
+
+demo: setup  ## export real models, index 10,033 articles, answer five questions
+	@$(BIN)/python -m rag_infer.export.demo
+
+test: lint types models unit sanitize  ## run everything that CI runs
+
+models: setup
+	@$(BIN)/python -m rag_infer.export.demo --until kb
+
+unit: setup  ## run the tests (after `make models`, the real-model tests too)
+	$(BIN)/python -m pytest
+
+lint: setup  ## check formatting and style
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/clang-format --dry-run -Werror $(KERNELS)
+
+types: setup  ## check types, strictly
+	$(BIN)/python tests/run_types.py
+
+sanitize: setup  ## run the kernel tests under ASan and UBSan
+	$(BIN)/python tests/run_sanitizers.py
+
+bench: setup  ## run the kernel benchmarks
+	$(BIN)/python -m benchmarks.bench_topk
+	$(BIN)/python -m benchmarks.bench_marginalise
+
+wheel: setup  ## build a wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+format: setup  ## format the code
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/ruff check --fix $(PYTHON_CODE)
+	$(BIN)/clang-format -i $(KERNELS)
+
+clean:  ## remove what was built, but not the cache
+	rm -rf $(VENV) build dist *.egg-info rag_infer/*.so

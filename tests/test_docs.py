@@ -1,0 +1,84 @@
+"""Every block of the README runs, and what it shows is what comes out.
+
+``python`` blocks run in order in one namespace. ``console`` blocks hold commands after ``$`` and their
+output; numbers and paths may differ from machine to machine, words may not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rag_infer.cli.main import VERBS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+# Making the environment and the demo is what `make` did before this test could run.
+MADE = ("make ", "git clone", "cd ", "pip install")
+
+
+def console_commands() -> list[tuple[str, str]]:
+    """(command, output shown) of all console blocks."""
+    found = []
+    for kind, text in BLOCKS:
+        if kind == "console":
+            parts = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
+            found += [(command, shown) for command, _, shown in (part.partition("\n") for part in parts)]
+    return [(command, shown) for command, shown in found if not command.startswith(MADE)]
+
+
+def words(text: str) -> list[str]:
+    """Text without its numbers and its spacing."""
+    return re.sub(r"-?\d+(\.\d+)?", "#", text).split()
+
+
+@pytest.mark.real_model
+def test_python_blocks(demo_bundle: Path, demo_knowledge_base: Path, tmp_path: Path) -> None:
+    assert PYTHON
+    (tmp_path / "bundle").symlink_to(demo_bundle)
+    (tmp_path / "demo-kb").symlink_to(demo_knowledge_base)
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(PYTHON), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize(("command", "shown"), console_commands(), ids=lambda v: v[:60])
+def test_console_blocks(
+    command: str, shown: str, demo_bundle: Path, demo_knowledge_base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bundle").symlink_to(demo_bundle)
+    (tmp_path / "demo-kb").symlink_to(demo_knowledge_base)
+    (tmp_path / "articles.jsonl").symlink_to(demo_bundle.with_name("corpus.jsonl"))
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    expected = words(shown)
+    got = words(done.stdout)
+    if "..." in expected:
+        assert got[: expected.index("...")] == expected[: expected.index("...")]
+    else:
+        assert got == expected
+
+
+def test_every_verb_is_in_the_readme() -> None:
+    for verb in VERBS:
+        assert f"rag-infer {verb}" in README
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_and_an_example(verb: str) -> None:
+    command = [sys.executable, "-m", "rag_infer.cli.main", verb, "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"example:\n  rag-infer {verb}" in done.stdout
+    assert "--json" in done.stdout
