@@ -10,11 +10,14 @@
 #include <utility>
 
 #include "arguments.hpp"
+#include "docstrings.hpp"
 #include "instruction_level.hpp"
 #include "marginalise.hpp"
 #include "topk.hpp"
 
 namespace py = pybind11;
+namespace docstrings = rag_infer::docstrings;
+using namespace pybind11::literals;
 
 namespace {
 
@@ -132,6 +135,10 @@ std::pair<Floats, Floats> marginalise_gather(const Floats& logits, const Floats&
     return {std::move(marginal), std::move(per_document)};
 }
 
+std::string instruction_level() {
+    return rag_infer::level_name(rag_infer::current_level());
+}
+
 py::typing::Tuple<py::str, py::ellipsis> available_levels() {
     py::list names;
     for (const rag_infer::Level level : rag_infer::available_levels())
@@ -144,21 +151,19 @@ py::typing::Tuple<py::str, py::ellipsis> available_levels() {
 PYBIND11_MODULE(_kernels, module) {
     module.doc() =
         "Compiled kernels: exact search and sums over passages. Arrays are refused, never converted.";
-    rag_infer::set_level_from_environment();
-    module.def("topk", &topk, py::arg("vectors").noconvert(), py::arg("queries").noconvert(),
-               py::arg("k").noconvert(), py::kw_only(), py::arg("mask").noconvert() = py::none(),
-               py::arg("threads").noconvert() = 1, "");
-    module.def("marginalise_topk", &marginalise_topk, py::arg("logits").noconvert(),
-               py::arg("log_priors").noconvert(), py::arg("k").noconvert(), py::kw_only(),
-               py::arg("threads").noconvert() = 1, "");
-    module.def("marginalise_log_probs", &marginalise_log_probs, py::arg("logits").noconvert(),
-               py::arg("log_priors").noconvert(), py::kw_only(), py::arg("threads").noconvert() = 1, "");
-    module.def("marginalise_gather", &marginalise_gather, py::arg("logits").noconvert(),
-               py::arg("log_priors").noconvert(), py::arg("tokens").noconvert(), py::kw_only(),
-               py::arg("threads").noconvert() = 1, "");
-    module.def(
-        "instruction_level", [] { return std::string(rag_infer::level_name(rag_infer::current_level())); },
-        "");
-    module.def("available_levels", &available_levels, "");
-    module.def("set_instruction_level", &rag_infer::set_level, py::arg("name"), "");
+    rag_infer::set_level_from_environment();  // a bad name becomes an ImportError
+    module.def("topk", &topk, docstrings::kTopkDoc, "vectors"_a.noconvert(), "queries"_a.noconvert(),
+               "k"_a.noconvert(), py::kw_only(), "mask"_a.noconvert() = py::none(),
+               "threads"_a.noconvert() = 1);
+    module.def("marginalise_topk", &marginalise_topk, docstrings::kMarginaliseTopkDoc, "logits"_a.noconvert(),
+               "log_priors"_a.noconvert(), "k"_a.noconvert(), py::kw_only(), "threads"_a.noconvert() = 1);
+    module.def("marginalise_log_probs", &marginalise_log_probs, docstrings::kMarginaliseLogProbsDoc,
+               "logits"_a.noconvert(), "log_priors"_a.noconvert(), py::kw_only(),
+               "threads"_a.noconvert() = 1);
+    module.def("marginalise_gather", &marginalise_gather, docstrings::kMarginaliseGatherDoc,
+               "logits"_a.noconvert(), "log_priors"_a.noconvert(), "tokens"_a.noconvert(), py::kw_only(),
+               "threads"_a.noconvert() = 1);
+    module.def("instruction_level", &instruction_level, docstrings::kInstructionLevelDoc);
+    module.def("available_levels", &available_levels, docstrings::kAvailableLevelsDoc);
+    module.def("set_instruction_level", &rag_infer::set_level, docstrings::kSetInstructionLevelDoc, "name"_a);
 }

@@ -5,18 +5,36 @@
 
 namespace rag_infer {
 
+/// Which cache lines of the rows that come next a tile asks from memory while it computes: every `stride`
+/// floats from `offset` on, evenly over the tile, because the processor can wait for a score or two of lines
+/// at once, not more.
+struct Prefetch {
+    const float* const* rows;
+    std::size_t offset;
+    std::size_t stride;
+};
+
+constexpr std::size_t kLineFloats = 16;
+// How many tiles of rows ahead of the one in work are asked for.
+constexpr std::size_t kTilesAhead = 2;
+
 /// `kRows` x `kQueries` inner products in registers. Each pair has one vector accumulator that goes along the
 /// dimension in the same order for every tile shape: a score does not depend on what else is computed with
 /// it.
 template <class V, std::size_t kRows, std::size_t kQueries>
 RAG_INFER_TARGET inline void inner_product_tile(const float* const* rows, std::size_t num_rows,
-                                                const float* queries, std::size_t dim, float* scores) {
+                                                const float* queries, std::size_t dim, Prefetch next,
+                                                float* scores) {
     typename V::Floats sums[kQueries][kRows];
     for (std::size_t q = 0; q < kQueries; ++q) {
         for (std::size_t r = 0; r < kRows; ++r) sums[q][r] = V::set(0.0F);
     }
     std::size_t d = 0;
     for (; d + V::kWidth <= dim; d += V::kWidth) {
+        if (d >= next.offset) {
+            for (std::size_t r = 0; r < kRows; ++r) __builtin_prefetch(next.rows[r] + next.offset);
+            next.offset += next.stride;
+        }
         typename V::Floats row[kRows];
         for (std::size_t r = 0; r < kRows; ++r) row[r] = V::load(rows[r] + d);
         for (std::size_t q = 0; q < kQueries; ++q) {
@@ -37,30 +55,51 @@ RAG_INFER_TARGET inline void inner_product_tile(const float* const* rows, std::s
     }
 }
 
-/// All rows with `kQueries` queries: tiles of `kRows` rows, then the rest one by one.
+/// `kRows` rows with all queries: tiles of kQueries, then the rest one by one. The rows stay in the nearest
+/// cache meanwhile. `next` may be null.
 template <class V, std::size_t kRows, std::size_t kQueries>
-RAG_INFER_TARGET inline void inner_product_strip(const float* const* rows, std::size_t num_rows,
-                                                 const float* queries, std::size_t dim, float* scores) {
+RAG_INFER_TARGET inline void inner_product_strip(const float* const* rows, const float* const* next,
+                                                 std::size_t num_rows, const float* queries,
+                                                 std::size_t num_queries, std::size_t dim, float* scores) {
+    const std::size_t stride = num_queries / kQueries * kLineFloats;
+    std::size_t offset = next == nullptr ? dim : 0;
+    std::size_t q = 0;
+    for (; q + kQueries <= num_queries; q += kQueries) {
+        inner_product_tile<V, kRows, kQueries>(rows, num_rows, queries + q * dim, dim, {next, offset, stride},
+                                               scores + q * num_rows);
+        offset += kLineFloats;
+    }
+    for (; q < num_queries; ++q) {
+        inner_product_tile<V, kRows, 1>(rows, num_rows, queries + q * dim, dim, {nullptr, dim, 0},
+                                        scores + q * num_rows);
+    }
+}
+
+/// All rows with all queries, `kRows` rows at a time.
+template <class V, std::size_t kRows, std::size_t kQueries>
+RAG_INFER_TARGET inline void inner_product_block(const float* const* rows, std::size_t num_rows,
+                                                 const float* queries, std::size_t num_queries,
+                                                 std::size_t dim, float* scores) {
     std::size_t r = 0;
     for (; r + kRows <= num_rows; r += kRows) {
-        inner_product_tile<V, kRows, kQueries>(rows + r, num_rows, queries, dim, scores + r);
+        const bool more = r + (kTilesAhead + 1) * kRows <= num_rows;
+        inner_product_strip<V, kRows, kQueries>(rows + r, more ? rows + r + kTilesAhead * kRows : nullptr,
+                                                num_rows, queries, num_queries, dim, scores + r);
     }
-    for (; r < num_rows; ++r)
-        inner_product_tile<V, 1, kQueries>(rows + r, num_rows, queries, dim, scores + r);
+    for (; r < num_rows; ++r) {
+        inner_product_strip<V, 1, kQueries>(rows + r, nullptr, num_rows, queries, num_queries, dim,
+                                            scores + r);
+    }
 }
 
 /// See Leaves::inner_products.
 template <class V>
 RAG_INFER_TARGET void inner_products(const float* const* rows, std::size_t num_rows, const float* queries,
                                      std::size_t num_queries, std::size_t dim, float* scores) {
-    std::size_t q = 0;
-    for (; q + V::kQueryTile <= num_queries; q += V::kQueryTile) {
-        inner_product_strip<V, V::kRowTile, V::kQueryTile>(rows, num_rows, queries + q * dim, dim,
-                                                           scores + q * num_rows);
-    }
-    for (; q < num_queries; ++q) {
-        inner_product_strip<V, V::kRowTileOneQuery, 1>(rows, num_rows, queries + q * dim, dim,
-                                                       scores + q * num_rows);
+    if (num_queries < V::kQueryTile) {
+        inner_product_block<V, V::kRowTileOneQuery, 1>(rows, num_rows, queries, num_queries, dim, scores);
+    } else {
+        inner_product_block<V, V::kRowTile, V::kQueryTile>(rows, num_rows, queries, num_queries, dim, scores);
     }
 }
 

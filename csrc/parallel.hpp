@@ -16,8 +16,9 @@ inline std::size_t num_ranges(std::size_t count, std::size_t smallest, std::size
     return std::max<std::size_t>(1, std::min(threads, count / std::max<std::size_t>(1, smallest)));
 }
 
-/// Calls `work(range, begin, end)` for `ranges` contiguous pieces of [0, count), each in a thread of its own
-/// but the last, which runs in the caller. The first exception is rethrown when all have ended.
+/// Calls `work(range, begin, end)` for `ranges` (perhaps no) contiguous pieces of [0, count), each in a
+/// thread of its own but the last, which runs in the caller. The first exception is rethrown when all have
+/// ended.
 template <typename Work>
 void parallel_ranges(std::size_t count, std::size_t ranges, const Work& work) {
     std::exception_ptr failure;
@@ -31,7 +32,7 @@ void parallel_ranges(std::size_t count, std::size_t ranges, const Work& work) {
         }
     };
     std::vector<std::thread> started;
-    started.reserve(ranges - 1);
+    started.reserve(ranges);
     std::size_t range = 0;
     try {
         for (; range + 1 < ranges; ++range) started.emplace_back(run, range);

@@ -10,12 +10,9 @@
 namespace rag_infer {
 namespace {
 
-// A block of rows is read from memory once, by the first queries, and from the second-level cache by the
-// others.
-constexpr std::size_t kBlockBytes = 96 * 1024;
-constexpr std::size_t kMaxBlockRows = 240;
-constexpr std::size_t kMinBlockRows = 24;
-// Queries that share one pass over the data: more would push the block out of the cache.
+// Rows whose scores are computed before any is looked at. A multiple of every level's tile of rows.
+constexpr std::size_t kBlockRows = 240;
+// Queries that share one pass over the data: with more, they would themselves no longer fit the cache.
 constexpr std::size_t kQueryGroup = 32;
 // Below this many multiplications a thread costs more than it gains.
 constexpr std::size_t kWorkPerThread = std::size_t{1} << 20;
@@ -25,20 +22,17 @@ class Scan {
   public:
     Scan(const float* vectors, const float* queries, std::size_t num_queries, std::size_t dim,
          const bool* mask)
-        : vectors_(vectors), queries_(queries), num_queries_(num_queries), dim_(dim), mask_(mask) {
-        const std::size_t row_bytes = std::max<std::size_t>(1, dim * sizeof(float));
-        block_rows_ = std::clamp(kBlockBytes / row_bytes, kMinBlockRows, kMaxBlockRows);
-    }
+        : vectors_(vectors), queries_(queries), num_queries_(num_queries), dim_(dim), mask_(mask) {}
 
     /// Offers every row in [begin, end) that takes part to the collector of each query.
     void run(std::size_t begin, std::size_t end, Best* best) const {
-        std::vector<const float*> pointers(block_rows_);
-        std::vector<std::int64_t> numbers(block_rows_);
-        std::vector<float> scores(block_rows_ * num_queries_);
+        std::vector<const float*> pointers(kBlockRows);
+        std::vector<std::int64_t> numbers(kBlockRows);
+        std::vector<float> scores(kBlockRows * num_queries_);
         const Leaves& leaves = current_leaves();
         for (std::size_t row = begin; row < end;) {
             std::size_t found = 0;
-            for (; row < end && found < block_rows_; ++row) {
+            for (; row < end && found < kBlockRows; ++row) {
                 if (mask_ != nullptr && !mask_[row]) continue;
                 pointers[found] = vectors_ + row * dim_;
                 numbers[found++] = static_cast<std::int64_t>(row);
@@ -69,7 +63,6 @@ class Scan {
     std::size_t num_queries_;
     std::size_t dim_;
     const bool* mask_;
-    std::size_t block_rows_;
 };
 
 }  // namespace
