@@ -46,7 +46,9 @@ def test_python_blocks(demo_bundle: Path, demo_knowledge_base: Path, tmp_path: P
     (tmp_path / "demo-kb").symlink_to(demo_knowledge_base)
     script = tmp_path / "readme.py"
     script.write_text("\n".join(PYTHON), encoding="utf-8")
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -8,7 +8,17 @@ import sys
 
 import rag_infer
 
-HEAVY = ("torch", "transformers", "optimum", "onnx", "onnxruntime", "tokenizers", "hnswlib", "sqlite3", "fastapi")
+HEAVY = (
+    "torch",
+    "transformers",
+    "optimum",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "hnswlib",
+    "sqlite3",
+    "fastapi",
+)
 SECONDS_AIMED_AT = 0.3
 SECONDS_FAR_ABOVE = 1.5
 

@@ -44,7 +44,9 @@ def prepare(folder: Path, *, until: str = "kb") -> None:
         run_stage(folder, "corpus", inputs, corpus, lambda: write_corpus(sources / ARTICLES, corpus))
     if "bundle" in wanted:
         export = Path(__file__).parent.parent
-        inputs = fingerprint(PACKAGES, *sorted(export.glob("*.py")), export / "families", *map(_version, EXPORT_PACKAGES))
+        inputs = fingerprint(
+            PACKAGES, *sorted(export.glob("*.py")), export / "families", *map(_version, EXPORT_PACKAGES)
+        )
         run_stage(folder, "bundle", inputs, bundle, lambda: _export(sources, bundle))
     if "kb" in wanted:
         encoder = Bundle.load(bundle, check="size")

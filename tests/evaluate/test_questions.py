@@ -12,7 +12,9 @@ from rag_infer.evaluate.questions import read_questions
 
 def test_reads_questions(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
-    path.write_text('{"text": "Who?", "answers": ["I"], "passage_id": 7}\n\n{"text": "What?", "answers": []}\n')
+    path.write_text(
+        '{"text": "Who?", "answers": ["I"], "passage_id": 7}\n\n{"text": "What?", "answers": []}\n'
+    )
     first, second = read_questions(path)
     assert (first.text, first.answers, first.passage_id) == ("Who?", ("I",), "7")
     assert second.passage_id is None
@@ -22,7 +24,7 @@ def test_reads_questions(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b'{"text": "Who?", "answers": ["I"]}\nnonsense\n', "line 2: not JSON"),
-        (b'\xff\xfe\n', "line 1: not UTF-8"),
+        (b"\xff\xfe\n", "line 1: not UTF-8"),
         (b'{"answers": []}\n', "line 1: needs a 'text'"),
         (b'{"text": " ", "answers": []}\n', "line 1: needs a 'text'"),
         (b'{"text": "Who?", "answers": "I"}\n', "line 1: needs 'answers'"),

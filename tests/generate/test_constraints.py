@@ -39,7 +39,12 @@ def reference(settings: dict[str, Any]) -> list[Any]:
         {"no_repeat_ngram_size": 3},
         {"bad_words_ids": [[5], [7, 8], [3, 4, 5], [EOS]]},
         {"min_length": 6},
-        {"no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "bad_words_ids": [[1], [2, 3]], "min_length": 4},
+        {
+            "no_repeat_ngram_size": 2,
+            "repetition_penalty": 1.2,
+            "bad_words_ids": [[1], [2, 3]],
+            "min_length": 4,
+        },
     ],
 )
 def test_equals_transformers(settings: dict[str, Any]) -> None:
