@@ -14,7 +14,14 @@ from setuptools import setup
 # Without contraction every (row, query) pair is summed alike wherever the compiler inlines it.
 COMPILE = ["-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-fvisibility=hidden"]
 # CPython's own flags say -fwrapv, which would hide overflow, and -DNDEBUG.
-SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-wrapv", "-UNDEBUG"]
+SANITIZE = [
+    "-O1",
+    "-g",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-wrapv",
+    "-UNDEBUG",
+]
 
 sanitize = os.environ.get("RAG_INFER_SANITIZE") == "1"
 root = Path(__file__).parent

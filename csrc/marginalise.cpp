@@ -14,7 +14,9 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Below this many logits a thread costs more than it gains.
-constexpr std::size_t kWorkPerThread = std::size_t{1} << 17;
+constexpr std::size_t kWorkPerThread = std::size_t{1} << 18;
+// Tokens that a thread takes at a time.
+constexpr std::size_t kPieceTokens = 8192;
 
 void check_log_priors(const float* log_priors, std::size_t num_docs) {
     for (std::size_t z = 0; z < num_docs; ++z) {
@@ -77,13 +79,11 @@ void Marginaliser::normalise_rows() {
     const Leaves& leaves = current_leaves();
     const std::size_t count = num_docs_ * num_beams_;
     const std::size_t smallest = kWorkPerThread / std::max<std::size_t>(1, vocab_);
-    parallel_ranges(count, num_ranges(count, smallest, threads_),
-                    [&](std::size_t, std::size_t begin, std::size_t end) {
-                        for (std::size_t i = begin; i < end; ++i) {
-                            if (log_priors_[i / num_beams_] == kMinusInfinity) continue;
-                            normalisers_[i] = leaves.row_normaliser(logits_ + i * vocab_, vocab_);
-                        }
-                    });
+    const std::size_t workers = num_workers(count, smallest, threads_);
+    parallel_pieces(count, 1, workers, [&](std::size_t, std::size_t i, std::size_t) {
+        if (log_priors_[i / num_beams_] == kMinusInfinity) return;
+        normalisers_[i] = leaves.row_normaliser(logits_ + i * vocab_, vocab_);
+    });
     for (std::size_t i = 0; i < count; ++i) {
         if (std::isnan(normalisers_[i].sum)) {
             throw std::invalid_argument("logits[" + std::to_string(i / num_beams_) + ", " +
@@ -95,18 +95,16 @@ void Marginaliser::normalise_rows() {
 
 void Marginaliser::topk(std::size_t k, float* log_probs, std::int64_t* tokens) const {
     const std::size_t kept = std::min(k, vocab_);
-    const std::size_t pieces =
-        num_ranges(vocab_, kWorkPerThread / std::max<std::size_t>(1, num_docs_), threads_);
+    const std::size_t work = vocab_ * num_docs_ * num_beams_;
+    const std::size_t workers = num_workers(work, kWorkPerThread, threads_);
+    // A beam is one piece unless there are more workers than beams.
+    const std::size_t pieces = std::max<std::size_t>(1, workers / std::max<std::size_t>(1, num_beams_));
     std::vector<Best> best(num_beams_ * pieces, Best(kept));
-    const std::size_t work = vocab_ * std::max<std::size_t>(1, num_docs_) * num_beams_;
-    const std::size_t ranges = std::min(num_beams_ * pieces, num_ranges(work, kWorkPerThread, threads_));
-    parallel_ranges(best.size(), ranges, [&](std::size_t, std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) {
-            const std::size_t beam = i / pieces;
-            const std::size_t piece = i % pieces;
-            offer_tokens(rows_of(beam), num_rows_[beam], vocab_ * piece / pieces,
-                         vocab_ * (piece + 1) / pieces, kept, &best[i]);
-        }
+    parallel_pieces(best.size(), 1, workers, [&](std::size_t, std::size_t i, std::size_t) {
+        const std::size_t beam = i / pieces;
+        const std::size_t piece = i % pieces;
+        offer_tokens(rows_of(beam), num_rows_[beam], vocab_ * piece / pieces, vocab_ * (piece + 1) / pieces,
+                     kept, &best[i]);
     });
     for (std::size_t beam = 0; beam < num_beams_; ++beam) {
         write_best(&best[beam * pieces], pieces, 1, k, log_probs + beam * k, tokens + beam * k);
@@ -115,19 +113,14 @@ void Marginaliser::topk(std::size_t k, float* log_probs, std::int64_t* tokens) c
 
 void Marginaliser::log_probs(float* out) const {
     const Leaves& leaves = current_leaves();
-    const std::size_t count = num_beams_ * vocab_;
-    const std::size_t smallest = kWorkPerThread / std::max<std::size_t>(1, num_docs_);
-    parallel_ranges(count, num_ranges(count, smallest, threads_),
-                    [&](std::size_t, std::size_t begin, std::size_t end) {
-                        while (begin < end) {
-                            const std::size_t beam = begin / vocab_;
-                            const std::size_t stop = std::min(end, (beam + 1) * vocab_);
-                            const std::size_t first = begin - beam * vocab_;
-                            leaves.marginal_log_probs(rows_of(beam), num_rows_[beam], first,
-                                                      first + (stop - begin), out + begin);
-                            begin = stop;
-                        }
-                    });
+    const std::size_t pieces = (vocab_ + kPieceTokens - 1) / kPieceTokens;
+    const std::size_t workers = num_workers(vocab_ * num_docs_ * num_beams_, kWorkPerThread, threads_);
+    parallel_pieces(num_beams_ * pieces, 1, workers, [&](std::size_t, std::size_t i, std::size_t) {
+        const std::size_t beam = i / pieces;
+        const std::size_t begin = i % pieces * kPieceTokens;
+        const std::size_t end = std::min(begin + kPieceTokens, vocab_);
+        leaves.marginal_log_probs(rows_of(beam), num_rows_[beam], begin, end, out + beam * vocab_ + begin);
+    });
 }
 
 void Marginaliser::gather(const std::int64_t* tokens, std::size_t num_tokens, float* marginal,

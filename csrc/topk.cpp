@@ -12,6 +12,8 @@ namespace {
 
 // Rows whose scores are computed before any is looked at. A multiple of every level's tile of rows.
 constexpr std::size_t kBlockRows = 240;
+// Rows that a thread takes at a time.
+constexpr std::size_t kPieceRows = 8 * kBlockRows;
 // Queries that share one pass over the data: with more, they would themselves no longer fit the cache.
 constexpr std::size_t kQueryGroup = 32;
 // Below this many multiplications a thread costs more than it gains.
@@ -74,13 +76,15 @@ void topk(const float* vectors, std::size_t num_rows, const float* queries, std:
         const std::size_t group = std::min(kQueryGroup, num_queries - first);
         const Scan scan(vectors, queries + first * dim, group, dim, mask);
         const std::size_t work_per_row = std::max<std::size_t>(1, dim * group);
-        const std::size_t ranges = num_ranges(num_rows, kWorkPerThread / work_per_row, threads);
-        std::vector<Best> best(ranges * group, Best(std::min(k, num_rows)));
-        parallel_ranges(num_rows, ranges, [&](std::size_t range, std::size_t begin, std::size_t end) {
-            scan.run(begin, end, &best[range * group]);
-        });
+        const std::size_t workers = num_workers(num_rows, kWorkPerThread / work_per_row, threads);
+        const std::size_t piece = workers == 1 ? std::max<std::size_t>(1, num_rows) : kPieceRows;
+        std::vector<Best> best(workers * group, Best(std::min(k, num_rows)));
+        parallel_pieces(num_rows, piece, workers,
+                        [&](std::size_t worker, std::size_t begin, std::size_t end) {
+                            scan.run(begin, end, &best[worker * group]);
+                        });
         for (std::size_t q = 0; q < group; ++q) {
-            write_best(&best[q], ranges, group, k, scores + (first + q) * k, rows + (first + q) * k);
+            write_best(&best[q], workers, group, k, scores + (first + q) * k, rows + (first + q) * k);
         }
     }
 }

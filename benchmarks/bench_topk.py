@@ -1,0 +1,84 @@
+"""How long does exact search over float32 vectors take, against a matrix product and `numpy.argpartition`?
+
+numpy's product runs on as many threads as its BLAS chooses (OPENBLAS_NUM_THREADS), the kernel on ``--threads``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.report import Comparison, interleave, print_report
+from rag_infer import _kernels
+
+# Scores are sums of about 400 products near 1, each side rounding in its own order.
+SCORE_TOLERANCE = 1e-4
+
+
+def numpy_topk(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The usual way: all scores, then the k largest, then those in order."""
+    scores = queries @ vectors.T
+    rows = np.argpartition(scores, -k, axis=1)[:, -k:]
+    best = np.take_along_axis(scores, rows, axis=1)
+    order = np.argsort(-best, axis=1)
+    return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def check(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int) -> None:
+    """Raise unless both sides find the same scores."""
+    found, _ = _kernels.topk(vectors, queries, k, threads=threads)
+    expected, _ = numpy_topk(vectors, queries, k)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=SCORE_TOLERANCE)
+
+
+def compare(
+    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int, repeats: int
+) -> Comparison:
+    """Check, then time."""
+    check(vectors, queries, k, threads)
+    rows, dim = vectors.shape
+    contenders = {
+        "numpy": lambda: numpy_topk(vectors, queries, k),
+        "_kernels.topk": lambda: _kernels.topk(vectors, queries, k, threads=threads),
+    }
+    return interleave(f"{len(queries)} queries, {rows} x {dim}, k={k}", contenders, repeats, pause_s=0.1)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--dim", type=int, default=384)
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("-k", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="few rows, few repeats: does it run at all")
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.rows, arguments.repeats = 2_000, 2
+    random = np.random.default_rng(arguments.seed)
+    vectors = random.standard_normal((arguments.rows, arguments.dim), dtype=np.float32)
+    comparisons = [
+        compare(
+            vectors,
+            random.standard_normal((count, arguments.dim), dtype=np.float32),
+            arguments.k,
+            arguments.threads,
+            arguments.repeats,
+        )
+        for count in arguments.queries
+    ]
+    print_report("topk", comparisons, seed=arguments.seed, threads=arguments.threads)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

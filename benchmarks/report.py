@@ -1,0 +1,117 @@
+"""Timing two or more ways of doing the same thing side by side, and saying on what machine it was."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rag_infer import _kernels
+from rag_infer.version import __version__
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One case: the milliseconds of every run, by contender; the first contender is the one to beat."""
+
+    case: str
+    milliseconds: Mapping[str, Sequence[float]]
+
+    def median(self, contender: str) -> float:
+        """Median milliseconds of a contender."""
+        return statistics.median(self.milliseconds[contender])
+
+    def ratio(self, contender: str) -> float:
+        """How many times faster a contender is than the first, by medians."""
+        return self.median(next(iter(self.milliseconds))) / self.median(contender)
+
+
+def interleave(
+    case: str, contenders: Mapping[str, Callable[[], object]], repeats: int, *, pause_s: float = 0.0
+) -> Comparison:
+    """Time the contenders in turn, so that whatever else the machine does hits all alike; one round to warm up.
+
+    Args:
+        case: what is done.
+        contenders: the one to beat first.
+        repeats: timed runs of each.
+        pause_s: rest before each run. The threads of a BLAS go on spinning for tens of milliseconds after a product
+            and would take a processor from whoever runs next.
+    """
+    milliseconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(repeats + 1):
+        for name, run in contenders.items():
+            time.sleep(pause_s)
+            start = time.perf_counter()
+            run()
+            if turn:
+                milliseconds[name].append((time.perf_counter() - start) * 1e3)
+    return Comparison(case, milliseconds)
+
+
+def print_report(benchmark: str, comparisons: Sequence[Comparison], *, seed: int, threads: int) -> None:
+    """A table for people, then one line of JSON."""
+    width = max(len(comparison.case) for comparison in comparisons)
+    print(f"{'case':<{width}}  {'contender':<20} {'median ms':>10} {'best ms':>10} {'times faster':>13}")
+    for comparison in comparisons:
+        for name, runs in comparison.milliseconds.items():
+            row = (
+                f"{comparison.case:<{width}}  {name:<20} {comparison.median(name):>10.3f} {min(runs):>10.3f}"
+            )
+            print(f"{row} {comparison.ratio(name):>13.2f}")
+    record = {
+        "benchmark": benchmark,
+        "results": [_result(comparison) for comparison in comparisons],
+        "seed": seed,
+        "threads": threads,
+        **machine(),
+    }
+    print(json.dumps(record))
+
+
+def _result(comparison: Comparison) -> dict[str, Any]:
+    contenders = {
+        name: {
+            "median_ms": round(comparison.median(name), 4),
+            "best_ms": round(min(runs), 4),
+            "times_faster": round(comparison.ratio(name), 3),
+        }
+        for name, runs in comparison.milliseconds.items()
+    }
+    return {"case": comparison.case, "contenders": contenders}
+
+
+def machine() -> dict[str, Any]:
+    """Versions, processor, instruction level and commit."""
+    return {
+        "versions": {"rag_infer": __version__, "numpy": np.__version__, "python": platform.python_version()},
+        "cpu": _processor(),
+        "instruction_level": _kernels.instruction_level(),
+        "commit": _commit(),
+    }
+
+
+def _processor() -> str:
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
