@@ -1,0 +1,91 @@
+"""The folder of a knowledge base: made whole or not at all, and recognised as made for an encoder."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rag_infer.errors import EncoderMismatchError, KnowledgeBaseError
+from rag_infer.knowledge.encoders import Encoders
+from rag_infer.knowledge.hnsw import SNAPSHOTS
+from rag_infer.knowledge.store import RECORD, Settings, create_record
+from rag_infer.knowledge.vectors import ITEM_BYTES, VECTORS, sync_folder
+from rag_infer.version import __version__
+
+LOCK = "lock"
+SEGMENT_BYTES = 256 * 1024 * 1024
+
+
+def new_settings(encoders: Encoders, *, index: str, rows_per_segment: int | None) -> Settings:
+    """Settings of a knowledge base made now for an encoder.
+
+    Raises:
+        ValueError: fewer than one row in a segment.
+    """
+    if rows_per_segment is not None and rows_per_segment < 1:
+        raise ValueError(f"rows_per_segment must be at least 1, got {rows_per_segment}")
+    return Settings(
+        created_by=f"rag_infer {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        encoder=encoders.fingerprint,
+        dim=encoders.dim,
+        similarity=encoders.similarity,
+        index=index,
+        rows_per_segment=rows_per_segment or max(1, SEGMENT_BYTES // (ITEM_BYTES * encoders.dim)),
+    )
+
+
+def create_folder(folder: Path, settings: Settings) -> None:
+    """Write an empty knowledge base into a temporary folder and rename it.
+
+    Raises:
+        KnowledgeBaseError: there is something already, or the folder cannot be made.
+    """
+    taken = KnowledgeBaseError(f"{folder} exists and is not an empty folder: open it, or choose another")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise taken
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        (temporary / VECTORS).mkdir(parents=True)
+        (temporary / SNAPSHOTS).mkdir()
+        create_record(temporary, settings)
+        sync_folder(temporary)
+        temporary.rename(folder)
+        sync_folder(folder.absolute().parent)
+    except OSError as error:
+        if folder.is_dir() and (folder / RECORD).exists():
+            raise taken from error  # another process was quicker
+        raise KnowledgeBaseError(f"{folder} cannot be made: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_encoder(folder: Path, settings: Settings, encoders: Encoders) -> None:
+    """Refuse an encoder other than the one a knowledge base was made with.
+
+    Raises:
+        EncoderMismatchError: the message names both.
+    """
+    if encoders.fingerprint != settings.encoder:
+        raise EncoderMismatchError(
+            f"{folder} was made with the encoder {settings.encoder}, the one given is {encoders.fingerprint}: "
+            "use the bundle it was made with, or build it anew"
+        )
+    if (encoders.dim, encoders.similarity) != (settings.dim, settings.similarity):
+        raise EncoderMismatchError(
+            f"{folder} was made for {settings.similarity} over {settings.dim} dimensions, "
+            f"the encoder given is for {encoders.similarity} over {encoders.dim}"
+        )
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of the record, the vectors and the index."""
+    found = {}
+    for name in (RECORD, VECTORS, SNAPSHOTS):
+        files = [
+            p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).parts[0].startswith(name)
+        ]
+        found[name] = sum(p.stat().st_size for p in files)
+    return found
