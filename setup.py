@@ -12,7 +12,7 @@ from setuptools import setup
 
 # No -march=native (the wheel must run elsewhere) and no -ffast-math (NaN and infinities have contracts).
 # Without contraction every (row, query) pair is summed alike wherever the compiler inlines it.
-COMPILE = ["-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-fvisibility=hidden"]
+COMPILE = ["-O3", "-pthread", "-Wall", "-Wextra", "-ffp-contract=off"]
 # CPython's own flags say -fwrapv, which would hide overflow, and -DNDEBUG.
 SANITIZE = [
     "-O1",
@@ -32,7 +32,7 @@ kernels = Pybind11Extension(
     depends=sorted(path.relative_to(root).as_posix() for path in root.glob("csrc/*.hpp")),
     cxx_std=17,
     extra_compile_args=COMPILE + (SANITIZE if sanitize else []),
-    extra_link_args=["-fsanitize=address,undefined"] if sanitize else ["-pthread"],
+    extra_link_args=["-pthread", *(["-fsanitize=address,undefined"] if sanitize else [])],
 )
 
 setup(
