@@ -89,3 +89,8 @@ def sizes(folder: Path) -> dict[str, int]:
         ]
         found[name] = sum(p.stat().st_size for p in files)
     return found
+
+
+def exists(folder: Path) -> bool:
+    """Whether there is a knowledge base in a folder."""
+    return (folder / RECORD).is_file()
