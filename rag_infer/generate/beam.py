@@ -94,5 +94,5 @@ class BeamSearch:
             return False
         longest = self._config.early_stopping == "never" and self._config.length_penalty > 0
         length = self._config.max_tokens if longest else self._length
-        best = self.running[0].score / length**self._config.length_penalty
+        best: float = self.running[0].score / length**self._config.length_penalty
         return best > self._finished[-1].ranked_score

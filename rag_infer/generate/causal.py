@@ -43,6 +43,12 @@ class CausalState:
         self.visible = visible
         self.lengths = lengths
 
+    def row(self, index: int) -> CausalState:
+        """One row alone, with the slots that are in use; a copy."""
+        keys_values = np.ascontiguousarray(self.keys_values[:, :, index : index + 1, :, : self.used])
+        visible = self.visible[index : index + 1, :, : self.used]
+        return CausalState(keys_values, self.used, visible, self.lengths[index : index + 1])
+
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
         self.keys_values = np.ascontiguousarray(self.keys_values[:, :, rows])
@@ -185,7 +191,16 @@ class CausalDecoder:
         if with_logits and lengths.min() == 0:
             raise GenerationError("a prompt ends with an empty piece: there is no token to predict from")
         ids, mask = pad(piece, self._part.pad_token_id)
-        logits, new = self._run_piece(state, ids, mask.astype(bool), cancellation)
+        if len({bucket(n) for n in lengths.tolist()}) == 1:
+            logits, new = self._run_piece(state, ids, mask.astype(bool), cancellation)
+        else:
+            # Row by row: a row of a passage's length keeps the processors busy, and none computes padding.
+            parts = [
+                self._run_piece(state.row(i), *_trim(ids[i], mask[i]), cancellation)
+                for i in range(len(piece))
+            ]
+            logits = np.concatenate([part[0] for part in parts])
+            new = _stack([part[1] for part in parts], width=ids.shape[1])
         self._write(state, new, lengths)
         return logits if with_logits else None
 
@@ -237,3 +252,18 @@ class CausalDecoder:
             inputs[f"past_values_{layer}"] = state.keys_values[layer, 1]
         logits, new = self._session.run(inputs, ["logits", "new_keys_values"], cancellation=cancellation)
         return logits, new
+
+
+def _trim(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """One padded row, ``[1, tokens]``, with no more padding than its own length's bucket."""
+    width = bucket(int(mask.sum()))
+    return ids[None, :width], mask[None, :width].astype(bool)
+
+
+def _stack(parts: Sequence[Float], width: int) -> Float:
+    """Keys and values of single rows as ``[layers, 2, rows, kv_heads, width, head_dim]``, zeros behind short ones."""
+    layers, two, _, heads, _, dim = parts[0].shape
+    stacked = np.zeros((layers, two, len(parts), heads, width, dim), dtype=np.float32)
+    for i, part in enumerate(parts):
+        stacked[:, :, i, :, : part.shape[4]] = part[:, :, 0]
+    return stacked

@@ -107,7 +107,7 @@ def sampling_distribution(
     top = warped[order[0]]
     if np.isneginf(top):
         return np.full(len(warped), 1.0 / len(warped))
-    probabilities = np.exp(warped - top)
+    probabilities: NDArray[np.float64] = np.exp(warped - top)
     probabilities /= probabilities.sum()
     if top_p < 1.0:
         before = np.cumsum(probabilities[order]) - probabilities[order]
