@@ -57,7 +57,7 @@ def check_file(path: Path, *, dim: int, elements: int, rows: int) -> None:
     level0_end = HEADER.size + header.elements * header.element_bytes
     consistent = (
         header.offset_level0 == 0
-        and header.elements == elements <= header.max_elements
+        and header.elements == header.max_elements == elements
         and header.vector_offset == 4 + 4 * header.max_links0
         and header.label_offset == header.vector_offset + 4 * dim
         and header.element_bytes == header.label_offset + 8
@@ -89,23 +89,29 @@ def _check_level0(path: Path, header: _Header, rows: int) -> None:
 
 def _check_upper_levels(path: Path, header: _Header, offset: int) -> None:
     words = np.fromfile(path, dtype="<u4", offset=offset)
-    level_words = 1 + header.max_links
-    at = levels = 0
+    levels = np.zeros(header.elements, dtype=np.int64)
+    at = 0
+    linked, linked_at = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for element in range(header.elements):
         length = int(words[at]) // 4 if at < len(words) else -1
         upper = words[at + 1 : at + 1 + length]
-        if length < 0 or len(upper) != length or length % level_words or int(words[at]) % 4:
+        if length < 0 or len(upper) != length or length % (1 + header.max_links) or int(words[at]) % 4:
             raise CorruptIndexError(
                 f"{path} ends within the links of element {element}, or has a wrong length"
             )
         at += 1 + length
-        if not length:
-            continue
-        lists = upper.reshape(-1, level_words)
-        counts = lists[:, 0] & 0xFFFF
-        used = np.arange(header.max_links) < counts[:, None]
-        if counts.max() > header.max_links or (lists[:, 1:][used] >= header.elements).any():
-            raise CorruptIndexError(f"{path} has links out of range above element {element}")
-        levels = max(levels, len(lists))
-    if at != len(words) or levels != header.max_level:
-        raise CorruptIndexError(f"{path} has {levels} levels, its header says {header.max_level}")
+        if length:
+            lists = upper.reshape(-1, 1 + header.max_links)
+            levels[element] = len(lists)
+            counts = lists[:, 0] & 0xFFFF
+            level, place = np.nonzero(np.arange(header.max_links) < counts[:, None])
+            if counts.max() > header.max_links:
+                raise CorruptIndexError(f"{path} has {counts.max()} links at element {element}")
+            linked.append(lists[level, 1 + place].astype(np.int64))
+            linked_at.append(level + 1)
+    if at != len(words) or levels.max() != header.max_level or levels[header.entry_point] != header.max_level:
+        raise CorruptIndexError(f"{path} has {levels.max()} levels, its header says {header.max_level}")
+    # A link on a level that its element does not have would be followed out of the element's memory.
+    ids, needed = np.concatenate(linked), np.concatenate(linked_at)
+    if (ids >= header.elements).any() or (levels[ids] < needed).any():
+        raise CorruptIndexError(f"{path} has links on upper levels to elements that are not there")
