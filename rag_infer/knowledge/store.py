@@ -154,6 +154,7 @@ class Record:
             with _typed_errors(self.path):
                 connection.execute("PRAGMA query_only = 0")
                 connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 connection.execute("PRAGMA query_only = 1")
         finally:
             self._give_back(connection)
