@@ -95,6 +95,7 @@ def _build(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def _open_or_create(arguments: argparse.Namespace) -> KnowledgeBase:
+    from rag_infer.errors import KnowledgeBaseError
     from rag_infer.knowledge import KnowledgeBase
     from rag_infer.knowledge.folder import exists
 
@@ -104,7 +105,11 @@ def _open_or_create(arguments: argparse.Namespace) -> KnowledgeBase:
         "threads": arguments.threads,
     }
     if arguments.verb == "build" and not exists(arguments.kb):
-        return KnowledgeBase.create(arguments.kb, index=arguments.index or "auto", **options)
+        try:
+            return KnowledgeBase.create(arguments.kb, index=arguments.index or "auto", **options)
+        except KnowledgeBaseError:
+            if not exists(arguments.kb):  # else another process has just made it
+                raise
     return KnowledgeBase.open(arguments.kb, **options)
 
 

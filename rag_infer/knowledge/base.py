@@ -22,16 +22,9 @@ from rag_infer.knowledge.index import Index, check_kind
 from rag_infer.knowledge.lock import WriterLock
 from rag_infer.knowledge.maintenance import CheckReport
 from rag_infer.knowledge.passage import Passage, ScoredPassage, content_digest, passage_text
+from rag_infer.knowledge.schema import Settings, read_settings, read_state, write_index_kind
 from rag_infer.knowledge.search import check_k, normalised, search
-from rag_infer.knowledge.store import (
-    Record,
-    Settings,
-    passages_by_id,
-    read_settings,
-    read_state,
-    rows_and_digests,
-    write_index_kind,
-)
+from rag_infer.knowledge.store import Record, passages_by_id, rows_and_digests
 from rag_infer.knowledge.vectors import VECTORS, Segments
 from rag_infer.knowledge.view import Views
 from rag_infer.knowledge.writer import Upserted, Writer

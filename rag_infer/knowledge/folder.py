@@ -10,7 +10,8 @@ from pathlib import Path
 from rag_infer.errors import EncoderMismatchError, KnowledgeBaseError
 from rag_infer.knowledge.encoders import Encoders
 from rag_infer.knowledge.hnsw import SNAPSHOTS
-from rag_infer.knowledge.store import RECORD, Settings, create_record
+from rag_infer.knowledge.schema import Settings
+from rag_infer.knowledge.store import RECORD, create_record
 from rag_infer.knowledge.vectors import ITEM_BYTES, VECTORS, sync_folder
 from rag_infer.version import __version__
 

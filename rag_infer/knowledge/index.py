@@ -13,7 +13,7 @@ import numpy as np
 
 from rag_infer.errors import CorruptIndexError, KnowledgeBaseError, RagInferWarning
 from rag_infer.knowledge.hnsw import MANIFEST, Snapshot, build_snapshot, check_snapshot, load_snapshot
-from rag_infer.knowledge.store import State, write_state
+from rag_infer.knowledge.schema import State, write_state
 from rag_infer.knowledge.view import View, Views
 from rag_infer.knowledge.writer import Writer
 

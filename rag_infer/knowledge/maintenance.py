@@ -13,7 +13,8 @@ from rag_infer.errors import CorruptIndexError
 from rag_infer.knowledge.encoders import Encoders
 from rag_infer.knowledge.hnsw import check_snapshot
 from rag_infer.knowledge.passage import passage_text
-from rag_infer.knowledge.store import State, passages_by_row, read_state, write_state
+from rag_infer.knowledge.schema import State, read_state, write_state
+from rag_infer.knowledge.store import passages_by_row
 from rag_infer.knowledge.vectors import Block, Vectors
 from rag_infer.knowledge.writer import Writer, insert_blocks
 

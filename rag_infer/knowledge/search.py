@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rag_infer.errors import CorruptIndexError
 from rag_infer.knowledge.index import Index
 from rag_infer.knowledge.passage import ScoredPassage, field_digest
-from rag_infer.knowledge.store import Record, passages_by_row, read_state, rows_with_field
+from rag_infer.knowledge.schema import read_state
+from rag_infer.knowledge.store import Record, passages_by_row, rows_with_field
 from rag_infer.knowledge.view import View, Views, nearest
 
 

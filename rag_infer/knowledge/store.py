@@ -12,83 +12,23 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import CorruptIndexError, KnowledgeBaseError
 from rag_infer.knowledge.passage import Passage
+from rag_infer.knowledge.schema import SCHEMA, Settings, State, read_settings
 
 T = TypeVar("T")
 
 RECORD = "record.sqlite"
-FORMAT_VERSION = 1
 
 # SQLite's own limit on parameters of a statement is 32,766, and 999 in old builds.
 IDS_PER_QUERY = 500
-
-SCHEMA = """
-CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE state (
-    one INTEGER PRIMARY KEY CHECK (one = 1),
-    revision INTEGER NOT NULL, passages INTEGER NOT NULL, rows INTEGER NOT NULL, generation INTEGER NOT NULL,
-    snapshot TEXT NOT NULL, snapshot_sha256 TEXT NOT NULL);
-CREATE TABLE passages (
-    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, title TEXT NOT NULL, text TEXT NOT NULL,
-    metadata TEXT NOT NULL, digest BLOB NOT NULL);
-CREATE TABLE dead (row INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
-CREATE INDEX dead_by_revision ON dead (revision);
-CREATE TABLE blocks (
-    first_row INTEGER PRIMARY KEY, rows INTEGER NOT NULL, checksum BLOB NOT NULL, encoded INTEGER NOT NULL);
-CREATE TABLE labels (digest BLOB NOT NULL, row INTEGER NOT NULL, PRIMARY KEY (digest, row)) WITHOUT ROWID;
-"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a knowledge base is made for; fixed but for ``index``.
-
-    Attributes:
-        format_version: this version reads formats up to `FORMAT_VERSION`.
-        created_by, created: the program and the time (UTC).
-        encoder: fingerprint of the passage encoder.
-        dim, similarity: of its vectors.
-        index: "auto", "exact" or "hnsw".
-        rows_per_segment: vectors in one file.
-    """
-
-    format_version: int = FORMAT_VERSION
-    created_by: str
-    created: str
-    encoder: str
-    dim: int
-    similarity: str
-    index: str
-    rows_per_segment: int
-
-
-@dataclass(frozen=True)
-class State:
-    """What changes from commit to commit.
-
-    Attributes:
-        revision: number of the last commit that changed passages.
-        passages: how many there are.
-        rows: vectors that count, those of replaced and deleted passages included.
-        generation: number of the set of vector files; compacting makes a new one.
-        snapshot, snapshot_sha256: folder of the HNSW snapshot and checksum of its index, or "".
-    """
-
-    revision: int = 0
-    passages: int = 0
-    rows: int = 0
-    generation: int = 1
-    snapshot: str = ""
-    snapshot_sha256: str = ""
 
 
 class Record:
@@ -177,7 +117,7 @@ class Record:
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lock:
-            if not self._closed:
+            if not self._closed and not connection.in_transaction:
                 self._idle.append(connection)
                 return
         connection.close()
@@ -185,9 +125,9 @@ class Record:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that begins and ends transactions only when told, and only reads unless told."""
-    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
+    uri = f"{path.absolute().as_uri()}?mode=rw"
     if not os.access(path.parent, os.W_OK) and not path.with_name(RECORD + "-wal").exists():
-        uri = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"  # a read-only disk
+        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # a read-only disk
     with _typed_errors(path):
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
         try:
@@ -214,43 +154,6 @@ def create_record(folder: Path, settings: Settings) -> None:
             connection.execute("COMMIT")
     finally:
         connection.close()
-
-
-def read_settings(connection: sqlite3.Connection, path: Path) -> Settings:
-    """The settings.
-
-    Raises:
-        KnowledgeBaseError: a newer format.
-        CorruptIndexError: no settings, or others than expected.
-    """
-    values = {name: json.loads(value) for name, value in connection.execute("SELECT * FROM settings")}
-    version = values.get("format_version")
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise KnowledgeBaseError(
-            f"{path} has format_version {version}, this rag_infer reads up to {FORMAT_VERSION}: upgrade it"
-        )
-    expected = {f.name for f in fields(Settings)}
-    if values.keys() != expected:
-        differing = ", ".join(sorted(values.keys() ^ expected))
-        raise CorruptIndexError(f"{path} lacks settings or has unknown ones: {differing}")
-    return Settings(**values)
-
-
-def write_index_kind(connection: sqlite3.Connection, kind: str) -> None:
-    """Change the kind of index."""
-    connection.execute("UPDATE settings SET value = ? WHERE name = 'index'", (json.dumps(kind),))
-
-
-def read_state(connection: sqlite3.Connection) -> State:
-    """The state at the connection's snapshot."""
-    names = ", ".join(f.name for f in fields(State))
-    return State(*connection.execute(f"SELECT {names} FROM state").fetchone())
-
-
-def write_state(connection: sqlite3.Connection, state: State) -> None:
-    """Replace the state."""
-    names = ", ".join(f"{f.name} = ?" for f in fields(State))
-    connection.execute(f"UPDATE state SET {names}", astuple(state))
 
 
 def rows_and_digests(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tuple[int, bytes]]:

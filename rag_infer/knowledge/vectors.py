@@ -149,7 +149,7 @@ class Segments:
         for number, count in extents:
             self._check_size(generation, number, count)
         kept = {self.path(generation, n): count * self._row_bytes for n, count in extents}
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("*.f32"):
             if path not in kept:
                 path.unlink()
             elif path.stat().st_size > kept[path]:

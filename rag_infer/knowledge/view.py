@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from rag_infer import _kernels
 from rag_infer.knowledge.hnsw import Snapshot
-from rag_infer.knowledge.store import State, dead_rows, read_state
+from rag_infer.knowledge.schema import State, read_state
+from rag_infer.knowledge.store import dead_rows
 from rag_infer.knowledge.vectors import Segments, Vectors, best
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rag_infer.knowledge.hnsw import SNAPSHOTS, remove_others
 from rag_infer.knowledge.lock import WriterLock
 from rag_infer.knowledge.passage import Passage, field_digest
-from rag_infer.knowledge.store import Record, State, read_state, rows_and_digests, write_state
+from rag_infer.knowledge.schema import State, read_state, write_state
+from rag_infer.knowledge.store import Record, rows_and_digests
 from rag_infer.knowledge.vectors import Block, Segments
 
 
@@ -59,6 +60,8 @@ class Writer:
     def clear(self) -> None:
         """Remove files and bytes that do not count. The caller holds the lock."""
         state = self.state()
+        for folder in (self.segments.folder, self.snapshots):
+            folder.mkdir(exist_ok=True)  # a copying program may have left out empty folders
         self.segments.recover(state.generation, state.rows)
         remove_others(self.snapshots, state.snapshot)
 

@@ -25,10 +25,11 @@ PASSAGES = [
 ]
 
 
-def test_what_is_written_is_read_after_reopening(tmp_path: Path, encoder: HashingEncoder) -> None:
-    with KnowledgeBase.create(tmp_path / "kb", encoder=encoder) as kb:
+@pytest.mark.parametrize("name", ["kb", "with space", "odd?name=#%20&é"])
+def test_what_is_written_is_read_after_reopening(tmp_path: Path, encoder: HashingEncoder, name: str) -> None:
+    with KnowledgeBase.create(tmp_path / name, encoder=encoder) as kb:
         assert kb.upsert(PASSAGES) == Upserted(added=3)
-    with KnowledgeBase.open(tmp_path / "kb", encoder=encoder) as kb:
+    with KnowledgeBase.open(tmp_path / name, encoder=encoder) as kb:
         assert len(kb) == 3
         assert kb.get(["c", "nobody", "a"]) == [PASSAGES[2], None, PASSAGES[0]]
         best = kb.search("dogs chase the cat", k=1)[0]

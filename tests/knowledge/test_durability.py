@@ -240,3 +240,55 @@ def test_a_corrupt_index_is_made_anew_with_a_warning(kb: KnowledgeBase) -> None:
         assert other.info()["search"] == "hnsw"
         assert other.search("word7", k=10) == before
     assert kb.search("word7", k=10) == before
+
+
+def test_a_record_cut_short(kb: KnowledgeBase) -> None:
+    kb.upsert([Passage(f"p{i}", f"word{i} " + "text " * 100) for i in range(200)])
+    kb.close()
+    os.truncate(kb.folder / "record.sqlite", 40_000)
+    with pytest.raises(CorruptIndexError, match=r"record\.sqlite is damaged"):  # noqa: SIM117
+        with KnowledgeBase.open(kb.folder, encoder=HashingEncoder()) as opened:
+            opened.check()
+    for length in (5000, 300):
+        os.truncate(kb.folder / "record.sqlite", length)
+        with pytest.raises(CorruptIndexError, match=r"record\.sqlite"):
+            KnowledgeBase.open(kb.folder)
+
+
+def test_a_copy_without_empty_folders(kb: KnowledgeBase, tmp_path: Path) -> None:
+    kb.close()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(kb.folder / "record.sqlite", tmp_path / "copy")
+    with KnowledgeBase.open(tmp_path / "copy", encoder=HashingEncoder()) as copy:
+        assert copy.search("words") == []
+        copy.upsert([Passage("a", "words")])
+        copy.build_index("hnsw")
+        assert [p.id for p in copy.search("words")] == ["a"]
+
+
+def test_an_index_that_does_not_fit_on_the_disk(full_disk: Path) -> None:
+    rows = 1500
+    vectors = np.random.default_rng(0).standard_normal((rows, 128)).astype(np.float32)
+    encoder = HashingEncoder(128)
+    with KnowledgeBase.create(full_disk / "kb", encoder=encoder) as kb:
+        kb.upsert([Passage(str(i), "text") for i in range(rows)], vectors)
+        ballast = full_disk / "ballast"
+        ballast.write_bytes(b"x" * (shutil.disk_usage(full_disk).free - 500_000))
+        with pytest.raises(KnowledgeBaseError, match=r"could not be written .* search is exact without it"):
+            kb.build_index("hnsw")
+        assert not list((kb.folder / "hnsw").iterdir())
+        assert kb.search_vectors(vectors[7:8], 1)[0][0].id == "7"
+        ballast.unlink()
+        assert kb.build_index("hnsw")
+        kb.check()
+
+
+def test_a_read_only_disk_can_be_searched(full_disk: Path) -> None:
+    with KnowledgeBase.create(full_disk / "kb", encoder=HashingEncoder()) as kb:
+        kb.upsert([Passage("a", "words")])
+    subprocess.run(["mount", "-o", "remount,ro", str(full_disk)], check=True)
+    with KnowledgeBase.open(full_disk / "kb", encoder=HashingEncoder()) as kb:
+        assert [p.id for p in kb.search("words")] == ["a"]
+        kb.check()
+        with pytest.raises(KnowledgeBaseError, match=r"lock cannot be written: Read-only file system"):
+            kb.upsert([Passage("b", "words")])
