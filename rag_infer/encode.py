@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,14 +74,18 @@ class TextEncoder:
         Raises:
             TypeError: ``texts`` is a string or holds something else than strings.
         """
-        rows = self._tokenise(texts)
+        return self.encode_tokens(self.tokenise(texts))
+
+    def encode_tokens(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Vectors of texts that `tokenise` has read: float32 ``[texts, dim]``."""
         vectors = np.empty((len(rows), self.dim), dtype=np.float32)
         for members in _batches_by_length(rows):
             ids, mask = pad([rows[i] for i in members], pad_id=0)
             vectors[members] = self._session.run({"input_ids": ids, "attention_mask": mask})[0]
         return vectors
 
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+    def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts, as the model reads them; arguments and errors as `encode`."""
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of strings, not one string")
         limit = self.max_length * CHARACTERS_PER_TOKEN
@@ -100,16 +104,34 @@ class TextEncoder:
         return row[: self.max_length - 1] + row[-1:] if special > 1 else row[: self.max_length]
 
 
-def encode_question(encoder: TextEncoder, questions: Sequence[str]) -> NDArray[np.float32]:
-    """Vectors of questions; warns where a question is far too long to be read whole."""
+class Encoder(Protocol):
+    """What `encode_question` needs; `TextEncoder` is one."""
+
+    @property
+    def max_length(self) -> int:
+        """Tokens read of a text."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors of texts, float32 ``[texts, dim]``."""
+        ...
+
+
+def encode_question(encoder: Encoder, questions: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors of questions, float32 ``[questions, dim]``; warns as `warn_of_long_questions`."""
+    warn_of_long_questions(encoder, questions)
+    return encoder.encode(questions)
+
+
+def warn_of_long_questions(encoder: Encoder, questions: Sequence[str]) -> None:
+    """Warn where a question is so long that its end cannot be read."""
     limit = encoder.max_length * CHARACTERS_PER_TOKEN
     for question in questions:
         if len(question) > limit:
             message = (
                 f"a question of {len(question)} characters was cut to {encoder.max_length} tokens for search"
             )
-            warnings.warn(message, RagInferWarning, stacklevel=3)
-    return encoder.encode(questions)
+            warnings.warn(message, RagInferWarning, stacklevel=4)
 
 
 def _batches_by_length(rows: Sequence[Sequence[Any]]) -> Iterator[NDArray[np.intp]]:

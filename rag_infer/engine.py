@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rag_infer import marginalise
 from rag_infer.answer import Answer, AnswerPassage, Token, token_texts
 from rag_infer.bundle import Bundle
-from rag_infer.encode import TextEncoder, encode_question
+from rag_infer.encode import TextEncoder, encode_question, warn_of_long_questions
 from rag_infer.errors import KnowledgeBaseError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.hypothesis import Hypothesis
@@ -177,8 +177,11 @@ class _Request:
         self._engine = engine
         self._watch = Stopwatch()
         retrieval = engine.bundle.manifest.retrieval
+        warn_of_long_questions(engine._encoder, questions)
+        with self._watch.measure("tokenise"):
+            rows = engine._encoder.tokenise(questions)
         with self._watch.measure("encode"):
-            vectors = encode_question(engine._encoder, questions)
+            vectors = engine._encoder.encode_tokens(rows)
         with self._watch.measure("search"):
             k = retrieval.n_docs if n_docs is None else n_docs
             self.passages = engine.knowledge_base.search_vectors(vectors, k, where=where)

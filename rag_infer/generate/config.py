@@ -69,9 +69,7 @@ class GenerationConfig:
         object.__setattr__(self, "bad_words_ids", tuple(tuple(int(t) for t in w) for w in self.bad_words_ids))
         stop_strings: object = self.stop_strings
         if isinstance(stop_strings, str):
-            raise TypeError(
-                f"stop_strings must be a sequence of strings, not the string {stop_strings!r}"
-            )
+            raise TypeError(f"stop_strings must be a sequence of strings, not the string {stop_strings!r}")
         object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
         self._check_choices()
         self._check_ranges()

@@ -74,7 +74,7 @@ class GivenEncoder(Encoders):
 
     def questions(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of questions; warns where one is far too long to be read whole."""
-        return encode_question(self._encoder, texts)  # type: ignore[arg-type]  # it asks for no more than Encoder
+        return encode_question(self._encoder, texts)
 
 
 class BundleEncoders(Encoders):
