@@ -160,8 +160,8 @@ def test_misuse_and_absence(tmp_path: Path, kb: Path, bundle: Path, corpus: Path
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_build_that_was_stopped_is_finished(tmp_path: Path, bundle: Path, how: signal.Signals) -> None:
-    corpus = write_corpus(tmp_path / "corpus.jsonl", 2000)
-    words = ["build", tmp_path / "kb", corpus, "--bundle", bundle, "--batch-size", 10]
+    corpus = write_corpus(tmp_path / "corpus.jsonl", 4000)
+    words = ["build", tmp_path / "kb", corpus, "--bundle", bundle, "--batch-size", 5]
     with subprocess.Popen(command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         committed = 0
         while committed < 50 and process.poll() is None:
@@ -175,10 +175,10 @@ def test_a_build_that_was_stopped_is_finished(tmp_path: Path, bundle: Path, how:
         assert process.returncode == 130
         assert said == "rag-infer: interrupted; what was committed is kept\n"
     done = index_json("build", tmp_path / "kb", corpus, "--bundle", bundle)
-    assert done["passages"] == 2000
-    assert 50 <= done["unchanged"] < 2000
-    assert done["added"] == 2000 - done["unchanged"]
-    assert index_json("check", tmp_path / "kb")["rows"] == 2000  # nothing was written twice
+    assert done["passages"] == 4000
+    assert 50 <= done["unchanged"] < 4000
+    assert done["added"] == 4000 - done["unchanged"]
+    assert index_json("check", tmp_path / "kb")["rows"] == 4000  # nothing was written twice
 
 
 def test_options_stand_before_or_after_the_verb(kb: Path) -> None:
