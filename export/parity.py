@@ -1,0 +1,147 @@
+"""Proof that a graph computes what PyTorch computes, on fixed inputs, and the pairs that let others check it later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rag_infer.bundle import CausalGeneratorPart
+from rag_infer.errors import ExportError
+from rag_infer.export.causal import LoadedGenerator
+from rag_infer.export.scenario import DecoderScenario, decoder_scenario, encoder_inputs
+from rag_infer.export.text_encoder import LoadedEncoder
+from rag_infer.session import Session
+from rag_infer.text import pad
+from rag_infer.verify import CHECK_FILE, decoder_run, differences, replay, run_encoder, within
+
+# The most that `rag_infer.verify.differences` may be. fp32: rounding alone (measured: 1e-6 and 1e-12). int8: of
+# the quantised graph against PyTorch; a wrong weight or a saturated sum gives far more.
+LIMITS: Mapping[str, Mapping[str, float]] = {
+    "fp32": {"max_difference": 1e-5, "cosine_difference": 1e-6},
+    "int8": {"max_difference": 0.5, "cosine_difference": 0.05},
+}
+# A quantised graph against its own outputs on another processor: rounding may fall to the other side.
+REPEATED_INT8 = {"max_difference": 0.1, "cosine_difference": 0.005}
+
+# Logits kept in the check file, evenly over the vocabulary.
+STORED_COLUMNS = 2048
+
+
+def check_encoder(encoder: LoadedEncoder, graph: Path, precision: str) -> dict[str, Any]:
+    """Compare an encoder's graph with PyTorch and store its pairs beside it.
+
+    Args:
+        encoder: the original.
+        graph: the exported graph.
+        precision: "fp32" or "int8".
+
+    Returns:
+        The report for the manifest.
+
+    Raises:
+        ExportError: the difference is above the limit.
+    """
+    inputs = encoder_inputs(encoder.tokenizer, encoder.max_length)
+    found = run_encoder(Session(graph), inputs)
+    expected = encode_in_pytorch(encoder, inputs)
+    figures = _demand(graph, differences(expected, found), precision)
+    stored = expected if precision == "fp32" else found
+    np.savez_compressed(graph.with_name(CHECK_FILE), **inputs, embedding=stored)
+    return {
+        **encoder.origin,
+        "ignored_keys": encoder.ignored_keys,
+        "inputs": {"texts": len(expected), "tokens": inputs["attention_mask"].sum(axis=1).tolist()},
+        **_report(figures, precision),
+    }
+
+
+def encode_in_pytorch(encoder: LoadedEncoder, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    """Vectors as the original library computes them: float32 ``[texts, dim]``."""
+    ids, mask = torch.from_numpy(inputs["input_ids"]), torch.from_numpy(inputs["attention_mask"])
+    with torch.no_grad():
+        output = encoder.model(input_ids=ids, attention_mask=mask)
+        if encoder.pooling == "pooler" or encoder.body is not encoder.model:
+            vectors = output.pooler_output  # DPR calls its projected first token so
+        elif encoder.pooling == "cls":
+            vectors = output.last_hidden_state[:, 0]
+        else:
+            weights = mask[:, :, None].float()
+            vectors = (output.last_hidden_state * weights).sum(1) / weights.sum(1).clamp(min=1e-9)
+        if encoder.normalise:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+    result: NDArray[np.float32] = vectors.numpy()
+    return result
+
+
+def check_generator(
+    generator: LoadedGenerator, part: CausalGeneratorPart, graph: Path, precision: str
+) -> dict[str, Any]:
+    """Compare a decoder graph with transformers and store its pairs beside it.
+
+    The chain of calls reads prompts of unequal length in two pieces, then steps with several beams whose parents
+    cross. transformers computes each logit from the whole sequence, without a cache.
+
+    Raises:
+        ExportError: the difference is above the limit.
+    """
+    scenario = decoder_scenario(generator.tokenizer, part)
+    found = _rows(replay(decoder_run(Session(graph)), scenario.calls, part))
+    expected = logits_in_pytorch(generator.model, scenario)
+    figures = _demand(graph, differences(expected, found), precision)
+    _store_calls(scenario, expected if precision == "fp32" else found, graph.with_name(CHECK_FILE))
+    return {
+        **generator.origin,
+        "inputs": {"rows": len(scenario.calls[0].input_ids), "calls": len(scenario.calls), "logits": len(found)},
+        "same_best_token": float((found.argmax(1) == expected.argmax(1)).mean()),
+        **_report(figures, precision),
+    }
+
+
+def logits_in_pytorch(model: Any, scenario: DecoderScenario) -> NDArray[np.float32]:
+    """The scenario's logits by transformers, each sequence a row from its beginning: float32 ``[logits, vocab]``."""
+    ids, mask = pad(scenario.sequences, pad_id=0)
+    last = torch.from_numpy(mask.sum(axis=1) - 1)
+    with torch.no_grad():
+        # The head of each row's last token alone: of all tokens it would be gigabytes for a large vocabulary.
+        hidden = model.model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
+        logits = model.lm_head(hidden[torch.arange(len(ids)), last])
+    result: NDArray[np.float32] = logits.numpy()
+    return result
+
+
+def _rows(logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return np.concatenate([x.reshape(-1, x.shape[-1]) for x in logits])
+
+
+def _demand(graph: Path, figures: dict[str, float], precision: str) -> dict[str, float]:
+    if not within(figures, LIMITS[precision]):
+        measured = ", ".join(f"{k} {v:.3g} (limit {LIMITS[precision][k]:g})" for k, v in figures.items())
+        raise ExportError(f"{graph.parent.name}/{graph.name} differs from PyTorch in {precision}: {measured}")
+    return figures
+
+
+def _report(figures: dict[str, float], precision: str) -> dict[str, Any]:
+    """``limits`` are for the stored pairs: PyTorch's outputs in fp32, the graph's own in int8."""
+    limits = LIMITS["fp32"] if precision == "fp32" else REPEATED_INT8
+    return {"against_pytorch": figures, "limits_against_pytorch": dict(LIMITS[precision]), "limits": dict(limits)}
+
+
+def _store_calls(scenario: DecoderScenario, logits: NDArray[np.float32], path: Path) -> None:
+    stride = max(1, logits.shape[1] // STORED_COLUMNS)
+    columns = np.arange(0, logits.shape[1], stride)
+    arrays: dict[str, NDArray[Any]] = {"columns": columns}
+    start = 0
+    for i, call in enumerate(scenario.calls):
+        outputs = call.logit_positions.size
+        arrays[f"input_ids_{i}"] = call.input_ids
+        arrays[f"position_ids_{i}"] = call.position_ids
+        arrays[f"visible_{i}"] = call.visible
+        arrays[f"logit_positions_{i}"] = call.logit_positions
+        arrays[f"logits_{i}"] = logits[start : start + outputs, columns]
+        start += outputs
+    np.savez_compressed(path, **arrays)

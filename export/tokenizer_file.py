@@ -1,0 +1,41 @@
+"""The ``tokenizer.json`` of a bundle's part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from transformers import AutoTokenizer
+
+from rag_infer.errors import ExportError
+from rag_infer.export.checkpoint import Checkpoint
+
+# Any of these makes a folder one that has a tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's own fast tokenizer of transformers, as its tokenizer_config.json says (cased or not, ...).
+
+    Raises:
+        ExportError: there is none, or none that has a fast form.
+    """
+    folder = checkpoint.folder
+    if folder is not None and not any((folder / name).exists() for name in TOKENIZER_FILES):
+        raise ExportError(f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, use_fast=True)
+    except Exception as error:  # many kinds, from three libraries
+        raise ExportError(f"the tokenizer of {checkpoint.source} cannot be loaded: {error}") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise ExportError(f"the tokenizer of {checkpoint.source} has no fast form ({type(tokenizer).__name__})")
+    return tokenizer
+
+
+def unpadded(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """A copy without padding or truncation, which are the runtime's affair."""
+    copy = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    copy.no_padding()
+    copy.no_truncation()
+    return copy

@@ -1,0 +1,184 @@
+"""Checking a bundle where it is: its files' sha256, and stored inputs whose outputs are known.
+
+Needs no PyTorch: the outputs were computed by PyTorch (fp32) or by the quantised graph itself (int8) when the bundle
+was exported. `rag_infer.export.reverify` compares with the original checkpoint, where that is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer.bundle import Bundle, CausalGeneratorPart, EncoderPart
+from rag_infer.errors import BundleError
+from rag_infer.session import Session
+
+CHECK_FILE = "check.npz"
+
+Float = NDArray[np.float32]
+# Runs a decoder graph: inputs by name to (logits, new_keys_values).
+DecoderRun = Callable[[Mapping[str, NDArray[Any]]], tuple[Float, Float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of a verification.
+
+    Attributes:
+        name: what was checked: "files" or a part.
+        passed: whether it is as it should be.
+        figures: what was measured, by name.
+        limits: the most each figure may be.
+    """
+
+    name: str
+    passed: bool
+    figures: Mapping[str, float]
+    limits: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DecoderCall:
+    """One run of a decoder graph in a chain, in which each sees what the earlier ones wrote.
+
+    Attributes:
+        input_ids, position_ids: int64 ``[rows, queries]``.
+        visible: bool ``[rows, queries, slots + queries]``; slots are the queries of all earlier calls, in order.
+        logit_positions: int64 ``[rows, outputs]``.
+    """
+
+    input_ids: NDArray[np.int64]
+    position_ids: NDArray[np.int64]
+    visible: NDArray[np.bool_]
+    logit_positions: NDArray[np.int64]
+
+
+def verify(folder: str | Path, *, threads: int | None = None) -> list[Check]:
+    """Check a bundle's files and run its stored pairs.
+
+    Args:
+        folder: the bundle.
+        threads: threads of the graphs; default: the processors this process may run on.
+
+    Raises:
+        BundleError: a file is missing or altered, or a part has no stored pairs.
+    """
+    bundle = Bundle.load(folder)
+    checks = [Check(name="files", passed=True, figures={"files": len(bundle.manifest.files)}, limits={})]
+    done = set()
+    for name in ("question_encoder", "passage_encoder", "generator"):
+        part = getattr(bundle.manifest, name)
+        if part is None or part.path in done:
+            continue
+        done.add(part.path)
+        checks.append(check_part(bundle, name, part, threads=threads))
+    return checks
+
+
+def check_part(
+    bundle: Bundle, name: str, part: EncoderPart | CausalGeneratorPart, *, threads: int | None = None
+) -> Check:
+    """Run a part's stored pairs against the limits in the manifest's parity report."""
+    pairs = _read_pairs(bundle.file(part, CHECK_FILE))
+    limits = bundle.manifest.parity.get(name, {}).get("limits")
+    if not isinstance(limits, Mapping) or not limits:
+        raise BundleError(f"{bundle.folder}: parity.{name} has no limits: export again")
+    session = Session(bundle.file(part, part.graph), threads=threads)
+    if isinstance(part, EncoderPart):
+        expected, found = pairs["embedding"], run_encoder(session, pairs)
+    else:
+        calls = list(stored_calls(pairs))
+        columns = pairs["columns"]
+        results = replay(decoder_run(session), calls, part)
+        expected = np.concatenate([pairs[f"logits_{i}"].reshape(-1, len(columns)) for i in range(len(calls))])
+        found = np.concatenate([r[..., columns].reshape(-1, len(columns)) for r in results])
+    figures = differences(expected, found)
+    return Check(name=name, passed=within(figures, limits), figures=figures, limits=dict(limits))
+
+
+def within(figures: Mapping[str, float], limits: Mapping[str, float]) -> bool:
+    """Whether every limited figure is a number and not above its limit."""
+    return all(figures[name] <= limit for name, limit in limits.items())
+
+
+def differences(expected: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
+    """How far rows are from what they should be.
+
+    Args:
+        expected, found: float ``[rows, width]``.
+
+    Returns:
+        max_difference: the largest absolute difference over the largest absolute expected value;
+        cosine_difference: 1 - cos of the angle between the rows, of the worst row.
+    """
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosine = (a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
+    return {
+        "max_difference": float(np.abs(a - b).max() / np.abs(a).max()),
+        "cosine_difference": float(max(0.0, (1 - cosine).max())),
+    }
+
+
+def run_encoder(session: Session, inputs: Mapping[str, NDArray[Any]]) -> Float:
+    """The embeddings of padded token ids: float32 ``[texts, dim]``."""
+    names = ("input_ids", "attention_mask")
+    embedding: Float = session.run({n: inputs[n] for n in names}, ["embedding"])[0]
+    return embedding
+
+
+def decoder_run(session: Session) -> DecoderRun:
+    """A session as what `replay` runs."""
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> tuple[Float, Float]:
+        logits, new = session.run(inputs, ["logits", "new_keys_values"])
+        return logits, new
+
+    return run
+
+
+def replay(run: DecoderRun, calls: list[DecoderCall], part: CausalGeneratorPart) -> list[Float]:
+    """Run a chain of calls; returns the logits of each, float32 ``[rows, outputs, vocab]``."""
+    rows = len(calls[0].input_ids)
+    shape = (part.num_layers, 2, rows, part.num_kv_heads, 0, part.head_dim)
+    past = np.zeros(shape, dtype=np.float32)
+    results = []
+    for call in calls:
+        inputs: dict[str, NDArray[Any]] = {
+            "input_ids": call.input_ids,
+            "position_ids": call.position_ids,
+            "attention_bias": np.where(call.visible, np.float32(0), np.float32(-np.inf)),
+            "logit_positions": call.logit_positions,
+        }
+        for layer in range(part.num_layers):
+            inputs[f"past_keys_{layer}"], inputs[f"past_values_{layer}"] = past[layer]
+        logits, new = run(inputs)
+        past = np.concatenate([past, new], axis=4)
+        results.append(logits)
+    return results
+
+
+def stored_calls(pairs: Mapping[str, NDArray[Any]]) -> Iterator[DecoderCall]:
+    """The calls in a generator's check file."""
+    for i in range(sum(name.startswith("input_ids_") for name in pairs)):
+        yield DecoderCall(
+            pairs[f"input_ids_{i}"],
+            pairs[f"position_ids_{i}"],
+            pairs[f"visible_{i}"],
+            pairs[f"logit_positions_{i}"],
+        )
+
+
+def _read_pairs(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing: the bundle has no stored pairs; export again") from None
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from None
