@@ -19,7 +19,7 @@ from rag_infer.export.checkpoint import Checkpoint, find_checkpoint, load_comple
 from rag_infer.export.families.llama import LlamaDecoder, check_config
 from rag_infer.export.gguf_file import GgufFile
 from rag_infer.export.graph_file import write_graph
-from rag_infer.export.prompts import default_prompt
+from rag_infer.export.prompts import DEFAULT_PROMPT
 from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
 from rag_infer.export.tracing import quiet_exporter
 
@@ -72,7 +72,7 @@ class LoadedGenerator:
             bos_token_id=self.bos_token_id,
             eos_token_ids=self.eos_token_ids,
             pad_token_id=self.pad_token_id,
-            prompt=prompt or default_prompt(self.tokenizer),
+            prompt=prompt or DEFAULT_PROMPT,
         )
 
 
@@ -86,9 +86,15 @@ def load_generator(source: str | Path) -> LoadedGenerator:
     return _load_gguf(checkpoint) if checkpoint.gguf else _load_folder(checkpoint)
 
 
-def write_decoder_graph(model: Any, path: Path) -> None:
-    """Write ``path`` and ``path.data``; a tied head shares the embedding."""
-    tied = bool(model.config.tie_word_embeddings)
+def write_decoder_graph(model: Any, path: Path, *, share_head: bool = True) -> None:
+    """Write ``path`` and ``path.data``.
+
+    Args:
+        model: a `LlamaForCausalLM`.
+        path: where the graph goes.
+        share_head: whether a tied head reads the embedding itself. A graph that is to be quantised has it apart.
+    """
+    tied = bool(model.config.tie_word_embeddings) and share_head
     decoder = LlamaDecoder(model, tied_head=tied).eval()
     graph = _trace(decoder, model.config)
     write_graph(graph, {name: value.numpy() for name, value in decoder.state_dict().items()}, path)
@@ -112,7 +118,7 @@ def _trace(decoder: LlamaDecoder, config: Any) -> onnx.ModelProto:
         torch.onnx.export(
             decoder,
             example_inputs(config),
-            buffer,
+            buffer,  # type: ignore[arg-type]  # documented for this exporter, but not in its types
             input_names=names,
             output_names=list(OUTPUTS),
             dynamic_axes=axes,
@@ -163,7 +169,9 @@ def _load_folder(checkpoint: Checkpoint) -> LoadedGenerator:
     try:
         config = transformers.AutoConfig.from_pretrained(checkpoint.source)
     except Exception as error:  # transformers and the hub raise many kinds
-        raise ExportError(f"{checkpoint.source} has no readable config: {' '.join(str(error).split())}") from error
+        raise ExportError(
+            f"{checkpoint.source} has no readable config: {' '.join(str(error).split())}"
+        ) from error
     architectures = list(config.architectures or [])
     if config.model_type != "llama" or architectures not in ([], ["LlamaForCausalLM"]):
         raise ExportError(
@@ -192,7 +200,9 @@ def _loaded(
     checkpoint: Checkpoint, model: Any, tokenizer: tokenizers.Tokenizer, bos: int | None, eos: list[int]
 ) -> LoadedGenerator:
     if not eos:
-        raise ExportError(f"{checkpoint.name} names no end-of-text token (eos_token_id): its answers would not end")
+        raise ExportError(
+            f"{checkpoint.name} names no end-of-text token (eos_token_id): its answers would not end"
+        )
     pad = model.config.pad_token_id
     return LoadedGenerator(
         model=model,

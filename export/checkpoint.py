@@ -11,6 +11,7 @@ from typing import Any
 
 from rag_infer.bundle import sha256_of
 from rag_infer.errors import ExportError
+from rag_infer.export.tracing import quiet_transformers
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf")
 
@@ -103,11 +104,14 @@ def load_complete(
     import torch
 
     try:
-        model, info = kind.from_pretrained(
-            source, output_loading_info=True, dtype=torch.float32, attn_implementation="eager", **settings
-        )
+        with quiet_transformers():  # it warns of left-over keys; here they are looked at
+            model, info = kind.from_pretrained(
+                source, output_loading_info=True, dtype=torch.float32, attn_implementation="eager", **settings
+            )
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
-        raise ExportError(f"{source or kind.__name__} cannot be loaded as {kind.__name__}: {_line(error)}") from error
+        raise ExportError(
+            f"{source or kind.__name__} cannot be loaded as {kind.__name__}: {_line(error)}"
+        ) from error
     explained, unexplained = _explain(info.get("unexpected_keys") or (), harmless)
     problems: Mapping[str, Iterable[Any]] = {
         "missing": info.get("missing_keys") or (),

@@ -62,7 +62,11 @@ def _fuse(path: Path, config: Any) -> onnx.ModelProto:
             hidden_size=config.hidden_size,
             opt_level=0,
         )
-    return optimised.model
+    graph: onnx.ModelProto = optimised.model
+    # The optimizer uses ONNX Runtime's own operators, but declares them only in a file it writes itself.
+    if all(entry.domain != "com.microsoft" for entry in graph.opset_import):
+        graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return graph
 
 
 class _Appender:
@@ -72,25 +76,30 @@ class _Appender:
         self._graph = graph.graph
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
-        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self._graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
     def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        self._graph.node.append(helper.make_node(kind, inputs, [output], name=f"{kind}_{output}", **attributes))
+        self._graph.node.append(
+            helper.make_node(kind, inputs, [output], name=f"{kind}_{output}", **attributes)
+        )
         return output
 
 
 def _append(graph: onnx.ModelProto, encoder: LoadedEncoder) -> None:
     add = _Appender(graph)
-    vector = {"mean": _mean, "cls": _cls, "pooler": _pooler}[encoder.pooling](add)
+    # The pooler is the model's own, and in the body's graph.
+    vector = "pooler_output" if encoder.pooling == "pooler" else POOLINGS[encoder.pooling](add)
     if encoder.projection is not None:
-        weight = add.constant("projection_weight", encoder.projection.weight.detach().numpy().T)
+        weight = add.constant(
+            "projection_weight", np.ascontiguousarray(encoder.projection.weight.detach().numpy().T)
+        )
         bias = add.constant("projection_bias", encoder.projection.bias.detach().numpy())
         product = add.node("MatMul", [vector, weight], "projected_without_bias")
         vector = add.node("Add", [product, bias], "projected")
     if encoder.normalise:
         norm = add.node("ReduceL2", [vector], "norm", axes=[-1], keepdims=1)
-        floor = add.constant("smallest_norm", np.float32(SMALLEST_NORM))
+        floor = add.constant("smallest_norm", np.array(SMALLEST_NORM, dtype=np.float32))
         vector = add.node("Div", [vector, add.node("Max", [norm, floor], "safe_norm")], "normalised")
     add.node("Identity", [vector], "embedding")
     del graph.graph.output[:]
@@ -107,7 +116,7 @@ def _mean(add: _Appender) -> str:
     masked = add.node("Mul", ["last_hidden_state", column], "masked")
     total = add.node("ReduceSum", [masked, tokens], "total", keepdims=0)
     count = add.node("ReduceSum", [mask, tokens], "count", keepdims=1)
-    floor = add.constant("smallest_count", np.float32(SMALLEST_COUNT))
+    floor = add.constant("smallest_count", np.array(SMALLEST_COUNT, dtype=np.float32))
     return add.node("Div", [total, add.node("Max", [count, floor], "safe_count")], "mean")
 
 
@@ -117,6 +126,4 @@ def _cls(add: _Appender) -> str:
     return add.node("Gather", ["last_hidden_state", first], "first", axis=1)
 
 
-def _pooler(add: _Appender) -> str:
-    """The model's own pooler, which is in the body's graph."""
-    return "pooler_output"
+POOLINGS = {"mean": _mean, "cls": _cls}

@@ -176,9 +176,13 @@ class GgufFile:
         tokenizer.pre_tokenizer = PRE_TOKENIZERS[words]()
         tokenizer.decoder = decoders.ByteLevel()
         control = [
-            t for t, k in zip(tokens, self._field("tokenizer.ggml.token_type"), strict=True) if k == CONTROL_TOKEN
+            t
+            for t, k in zip(tokens, self._field("tokenizer.ggml.token_type"), strict=True)
+            if k == CONTROL_TOKEN
         ]
-        tokenizer.add_special_tokens([tokenizers.AddedToken(t, normalized=False, special=True) for t in control])
+        tokenizer.add_special_tokens(
+            [tokenizers.AddedToken(t, normalized=False, special=True) for t in control]
+        )
         return tokenizer
 
     def _field(self, key: str) -> Any:
@@ -191,7 +195,9 @@ class GgufFile:
         match name.split("."):
             case ["blk", layer, part, kind] if part in LAYER_TENSORS:
                 return f"model.layers.{layer}.{LAYER_TENSORS[part]}.{kind}"
-        raise ExportError(f"{self.path} has the tensor {name!r}, which the Llama architecture has no place for")
+        raise ExportError(
+            f"{self.path} has the tensor {name!r}, which the Llama architecture has no place for"
+        )
 
 
 def halves_together(array: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

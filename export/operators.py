@@ -1,7 +1,7 @@
 """ONNX operators that PyTorch has no name for, each with its PyTorch meaning beside its ONNX form.
 
 ONNX Runtime runs a normalisation or a rotation as one node where the exporter would write ten. A traced module
-calls `Function.apply` and stays runnable in PyTorch, which is what the parity check compares.
+calls `Operator.call` and stays runnable in PyTorch, which is what the parity check compares.
 """
 
 from __future__ import annotations
@@ -13,11 +13,21 @@ import torch
 from torch import Tensor
 
 
-class RMSNorm(torch.autograd.Function):
+class Operator(torch.autograd.Function):
+    """Base of the operators."""
+
+    @classmethod
+    def call(cls, *arguments: Any) -> Tensor:
+        """Compute it in PyTorch, or put its node into the graph that is traced."""
+        result: Tensor = cls.apply(*arguments)  # type: ignore[no-untyped-call]
+        return result
+
+
+class RMSNorm(Operator):
     """x / sqrt(mean(x²) + epsilon) * weight (Zhang and Sennrich 2019), over the last dimension."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # type: ignore[override]
+    def forward(_: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         """In PyTorch, as transformers' LlamaRMSNorm does it."""
         return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon))
 
@@ -27,7 +37,7 @@ class RMSNorm(torch.autograd.Function):
         return g.op("SimplifiedLayerNormalization", x, weight, axis_i=-1, epsilon_f=epsilon).setType(x.type())
 
 
-class Rotate(torch.autograd.Function):
+class Rotate(Operator):
     """Rotary position embedding (Su et al. 2021) of heads side by side: ``[rows, queries, heads * head_dim]``.
 
     ``cos`` and ``sin`` are tables ``[positions, head_dim / 2]``; the two halves of a head are rotated into one
@@ -35,7 +45,7 @@ class Rotate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_: Any, x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """In PyTorch."""
         heads = x.reshape(*x.shape[:2], -1, 2, cos.shape[1])
         first, second = heads[..., 0, :], heads[..., 1, :]
@@ -49,11 +59,11 @@ class Rotate(torch.autograd.Function):
         return g.op("com.microsoft::RotaryEmbedding", x, positions, cos, sin).setType(x.type())
 
 
-class SiLU(torch.autograd.Function):
+class SiLU(Operator):
     """x * sigmoid(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_: Any, x: Tensor) -> Tensor:
         """In PyTorch."""
         return torch.nn.functional.silu(x)
 
@@ -63,14 +73,14 @@ class SiLU(torch.autograd.Function):
         return g.op("com.microsoft::QuickGelu", x, alpha_f=1.0).setType(x.type())
 
 
-class Reshape(torch.autograd.Function):
+class Reshape(Operator):
     """ONNX's Reshape with a constant shape: 0 copies the dimension at that place, -1 takes what is left.
 
     PyTorch's own reshape would be exported with nodes that compute every dynamic dimension.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shape: Sequence[int]) -> Tensor:  # type: ignore[override]
+    def forward(_: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
         """In PyTorch."""
         return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(shape)])
 
@@ -82,11 +92,11 @@ class Reshape(torch.autograd.Function):
         return g.op("Reshape", x, constant).setType(kind.with_sizes([None] * len(shape)))
 
 
-class SelectQueries(torch.autograd.Function):
+class SelectQueries(Operator):
     """Of ``x [rows, queries, width]`` the queries ``positions [rows, outputs]``: ``[rows, outputs, width]``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, positions: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_: Any, x: Tensor, positions: Tensor) -> Tensor:
         """In PyTorch."""
         return torch.take_along_dim(x, positions[:, :, None], dim=1)
 
@@ -98,11 +108,11 @@ class SelectQueries(torch.autograd.Function):
         return g.op("GatherND", x, indices, batch_dims_i=1).setType(x.type().with_sizes([None] * 3))
 
 
-class TiedHead(torch.autograd.Function):
+class TiedHead(Operator):
     """``x [n, width]`` against the embedding itself, ``[vocab, width]``, so that the file holds it once."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, embedding: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(_: Any, x: Tensor, embedding: Tensor) -> Tensor:
         """In PyTorch."""
         return x @ embedding.t()
 

@@ -21,18 +21,18 @@ _PASSAGES = {
     "yellow, and one of the least reactive of the metals.",
     "Johannes Gutenberg": "Johannes Gutenberg was a craftsman of Mainz who brought printing with movable type to "
     "Europe around 1450. His best-known book is the 42-line Bible.",
-    "Photosynthesis": "Photosynthesis is how plants, algae and some bacteria turn light into chemical energy. They take "
-    "up carbon dioxide and water, and release oxygen. The green pigment is chlorophyll.",
-    "Chess": "Chess is a board game for two players on 64 squares. Each player begins with sixteen pieces; the game is "
-    "won by checkmate, when the king can neither stay nor flee.",
+    "Photosynthesis": "Photosynthesis is how plants, algae and some bacteria turn light into chemical energy. They "
+    "take up carbon dioxide and water, and release oxygen. The green pigment is chlorophyll.",
+    "Chess": "Chess is a board game for two players on 64 squares. Each player begins with sixteen pieces; the game "
+    "is won by checkmate, when the king can neither stay nor flee.",
     "Mount Kilimanjaro": "Mount Kilimanjaro is a dormant volcano in Tanzania. With its summit 5,895 metres above the "
     "sea it is the highest mountain of Africa. Hans Meyer and Ludwig Purtscheller reached the top in 1889.",
     "Honey bee": "A honey bee colony has one queen, some hundred drones and tens of thousands of workers. Workers "
     "tell one another where food is by a dance that Karl von Frisch deciphered.",
-    "Magna Carta": "Magna Carta is a charter of rights agreed to by King John of England at Runnymede, near Windsor, on "
-    "15 June 1215. It was drafted to make peace between the king and a group of rebel barons.",
-    "Insulin": "Insulin is a hormone made by the pancreas that lets cells take up sugar from the blood. It was isolated "
-    "in Toronto in 1921 by Frederick Banting and Charles Best.",
+    "Magna Carta": "Magna Carta is a charter of rights agreed to by King John of England at Runnymede, near Windsor, "
+    "on 15 June 1215. It was drafted to make peace between the king and a group of rebel barons.",
+    "Insulin": "Insulin is a hormone made by the pancreas that lets cells take up sugar from the blood. It was "
+    "isolated in Toronto in 1921 by Frederick Banting and Charles Best.",
     "Violin": "The violin is a wooden string instrument with four strings, usually tuned in fifths: G, D, A and E. "
     "Antonio Stradivari of Cremona made the most famous ones.",
 }

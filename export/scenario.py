@@ -67,7 +67,10 @@ def decoder_scenario(tokenizer: tokenizers.Tokenizer, part: CausalGeneratorPart)
     beams = [[list(text) for _ in range(BEAMS)] for text in texts]
     for step, parents in enumerate(PARENTS):
         tokens = (np.arange(len(PROMPTS) * BEAMS).reshape(-1, BEAMS) * 31 + 7 * step + 11) % part.vocab_size
-        beams = [[[*row[p], int(t)] for p, t in zip(parents, new, strict=True)] for row, new in zip(beams, tokens, strict=True)]
+        beams = [
+            [[*row[p], int(t)] for p, t in zip(parents, new, strict=True)]
+            for row, new in zip(beams, tokens, strict=True)
+        ]
         slots = _add_step(scenario, beams, tokens, slots[:, list(parents)])
     return scenario
 
@@ -96,7 +99,10 @@ def _add_piece(
 
 
 def _add_step(
-    scenario: DecoderScenario, beams: list[list[list[int]]], tokens: NDArray[np.int64], slots: NDArray[np.bool_]
+    scenario: DecoderScenario,
+    beams: list[list[list[int]]],
+    tokens: NDArray[np.int64],
+    slots: NDArray[np.bool_],
 ) -> NDArray[np.bool_]:
     """Append a call of one token per beam; returns which slots each beam sees, bool ``[rows, beams, slots]``."""
     rows, count = tokens.shape

@@ -42,7 +42,7 @@ class Layout:
     def prefix(self, role: str) -> str:
         """The text put before every text of a side, "question" or "passage"."""
         names = (*PROMPT_NAMES[role], self.default_prompt)
-        return next((self.prompts[n] for n in names if n in self.prompts), "")
+        return next((self.prompts[n] for n in names if n is not None and n in self.prompts), "")
 
 
 def is_sentence_transformers(folder: Path) -> bool:
@@ -83,7 +83,9 @@ def _pooling(path: Path) -> str:
     config = _read(path)
     chosen = [name for name, on in config.items() if name.startswith("pooling_mode_") and on]
     if len(chosen) != 1 or chosen[0] not in POOLING_MODES:
-        raise ExportError(f"{path} asks for {', '.join(chosen) or 'no pooling'}: supported are {', '.join(POOLING_MODES)}")
+        raise ExportError(
+            f"{path} asks for {', '.join(chosen) or 'no pooling'}: supported are {', '.join(POOLING_MODES)}"
+        )
     return POOLING_MODES[chosen[0]]
 
 

@@ -31,6 +31,8 @@ POOLINGS = ("mean", "cls", "pooler")
 # What is taken where a plain BERT folder does not say and the caller neither: most such retrievers average.
 DEFAULT_POOLING = "mean"
 
+# What each side of DPR is called, and where its BERT lies in it.
+DPR_ROLES = {"question": "DPRQuestionEncoder", "passage": "DPRContextEncoder"}
 DPR_BODIES = {"DPRQuestionEncoder": "question_encoder", "DPRContextEncoder": "ctx_encoder"}
 
 
@@ -79,7 +81,7 @@ class LoadedEncoder:
     @property
     def dim(self) -> int:
         """Width of the vectors."""
-        return int((self.projection.out_features if self.projection else self.body.config.hidden_size))
+        return int(self.projection.out_features if self.projection else self.body.config.hidden_size)
 
     def part(self, path: str) -> EncoderPart:
         """The encoder's entry in the manifest."""
@@ -111,11 +113,17 @@ def load_encoder(source: str | Path, role: str, options: EncoderOptions) -> Load
         raise ExportError(f"unknown similarity {options.similarity!r}: expected cosine or dot")
     checkpoint = find_checkpoint(source)
     if checkpoint.gguf is not None:
-        raise ExportError(f"{checkpoint.gguf} is a GGUF file: text encoders are read from safetensors folders")
+        raise ExportError(
+            f"{checkpoint.gguf} is a GGUF file: text encoders are read from safetensors folders"
+        )
     if checkpoint.folder is not None and is_sentence_transformers(checkpoint.folder):
         return _load_sentence_transformers(checkpoint.folder, role, options)
     architecture = _architecture(checkpoint)
     if architecture in DPR_BODIES:
+        if architecture != DPR_ROLES[role]:
+            raise ExportError(
+                f"{checkpoint.name} is a {architecture}: a {role} encoder is a {DPR_ROLES[role]}"
+            )
         return _load_dpr(checkpoint, architecture, options)
     return _load_bert(checkpoint, options)
 
@@ -202,7 +210,9 @@ def _architecture(checkpoint: Checkpoint) -> str:
     try:
         config = transformers.AutoConfig.from_pretrained(checkpoint.source)
     except Exception as error:  # transformers and the hub raise many kinds
-        raise ExportError(f"{checkpoint.source} has no readable config: {' '.join(str(error).split())}") from error
+        raise ExportError(
+            f"{checkpoint.source} has no readable config: {' '.join(str(error).split())}"
+        ) from error
     architectures = list(config.architectures or [])
     if config.model_type == "bert":
         return architectures[0] if architectures else "BertModel"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -29,7 +28,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     except Exception as error:  # many kinds, from three libraries
         raise ExportError(f"the tokenizer of {checkpoint.source} cannot be loaded: {error}") from error
     if not getattr(tokenizer, "is_fast", False):
-        raise ExportError(f"the tokenizer of {checkpoint.source} has no fast form ({type(tokenizer).__name__})")
+        raise ExportError(
+            f"the tokenizer of {checkpoint.source} has no fast form ({type(tokenizer).__name__})"
+        )
     return tokenizer
 
 

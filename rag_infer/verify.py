@@ -6,6 +6,7 @@ was exported. `rag_infer.export.reverify` compares with the original checkpoint,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer.bundle import Bundle, CausalGeneratorPart, EncoderPart
+from rag_infer.bundle import Bundle, CausalGeneratorPart, EncoderPart, Manifest
 from rag_infer.errors import BundleError
 from rag_infer.session import Session
 
 CHECK_FILE = "check.npz"
+PARTS = ("question_encoder", "passage_encoder", "generator")
 
 Float = NDArray[np.float32]
 # Runs a decoder graph: inputs by name to (logits, new_keys_values).
@@ -31,12 +33,14 @@ class Check:
 
     Attributes:
         name: what was checked: "files" or a part.
+        against: what it was compared with: "sha256", "stored outputs" or "PyTorch".
         passed: whether it is as it should be.
         figures: what was measured, by name.
         limits: the most each figure may be.
     """
 
     name: str
+    against: str
     passed: bool
     figures: Mapping[str, float]
     limits: Mapping[str, float]
@@ -58,7 +62,7 @@ class DecoderCall:
     logit_positions: NDArray[np.int64]
 
 
-def verify(folder: str | Path, *, threads: int | None = None) -> list[Check]:
+def verify_bundle(folder: str | Path, *, threads: int | None = None) -> list[Check]:
     """Check a bundle's files and run its stored pairs.
 
     Args:
@@ -69,15 +73,24 @@ def verify(folder: str | Path, *, threads: int | None = None) -> list[Check]:
         BundleError: a file is missing or altered, or a part has no stored pairs.
     """
     bundle = Bundle.load(folder)
-    checks = [Check(name="files", passed=True, figures={"files": len(bundle.manifest.files)}, limits={})]
-    done = set()
-    for name in ("question_encoder", "passage_encoder", "generator"):
-        part = getattr(bundle.manifest, name)
-        if part is None or part.path in done:
-            continue
-        done.add(part.path)
-        checks.append(check_part(bundle, name, part, threads=threads))
-    return checks
+    parts = distinct_parts(bundle.manifest)
+    return [check_files(bundle), *(check_part(bundle, name, part, threads=threads) for name, part in parts)]
+
+
+def distinct_parts(manifest: Manifest) -> list[tuple[str, EncoderPart | CausalGeneratorPart]]:
+    """(name, part) of each part, without those that have the files of one before."""
+    found: dict[str, tuple[str, EncoderPart | CausalGeneratorPart]] = {}
+    for name in PARTS:
+        part = getattr(manifest, name)
+        if part is not None:
+            found.setdefault(part.path, (name, part))
+    return list(found.values())
+
+
+def check_files(bundle: Bundle) -> Check:
+    """What `Bundle.load` has done: it does not return otherwise."""
+    count = len(bundle.manifest.files)
+    return Check(name="files", against="sha256", passed=True, figures={"files": count}, limits={})
 
 
 def check_part(
@@ -98,12 +111,18 @@ def check_part(
         expected = np.concatenate([pairs[f"logits_{i}"].reshape(-1, len(columns)) for i in range(len(calls))])
         found = np.concatenate([r[..., columns].reshape(-1, len(columns)) for r in results])
     figures = differences(expected, found)
-    return Check(name=name, passed=within(figures, limits), figures=figures, limits=dict(limits))
+    return Check(
+        name=name,
+        against="stored outputs",
+        passed=within(figures, limits),
+        figures=figures,
+        limits=dict(limits),
+    )
 
 
 def within(figures: Mapping[str, float], limits: Mapping[str, float]) -> bool:
     """Whether every limited figure is a number and not above its limit."""
-    return all(figures[name] <= limit for name, limit in limits.items())
+    return all(figures.get(name, math.nan) <= limit for name, limit in limits.items())
 
 
 def differences(expected: NDArray[Any], found: NDArray[Any]) -> dict[str, float]:
@@ -120,8 +139,8 @@ def differences(expected: NDArray[Any], found: NDArray[Any]) -> dict[str, float]
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosine = (a * b).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
     return {
-        "max_difference": float(np.abs(a - b).max() / np.abs(a).max()),
-        "cosine_difference": float(max(0.0, (1 - cosine).max())),
+        "max_difference": float(np.abs(a - b).max() / max(np.abs(a).max(), np.finfo(np.float64).tiny)),
+        "cosine_difference": float(np.maximum(0.0, (1 - cosine).max())),
     }
 
 

@@ -1,0 +1,1 @@
+"""Architectures written for the decoder graph, one module each."""

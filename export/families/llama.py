@@ -86,14 +86,14 @@ class LlamaDecoder(nn.Module):
             cache = (past[2 * i], past[2 * i + 1], slots)
             hidden, keys, values = layer(hidden, rotation, bias, cache, chosen)
             new += [keys, values]
-        normed = RMSNorm.apply(hidden, self.norm, self.epsilon)
+        normed = RMSNorm.call(hidden, self.norm, self.epsilon)
         stacked = torch.cat([x[None, None] for x in new], dim=1)
-        return self._logits(normed), Reshape.apply(stacked, (len(self.layers), 2, 0, 0, 0, -1))
+        return self._logits(normed), Reshape.call(stacked, (len(self.layers), 2, 0, 0, 0, -1))
 
     def _logits(self, normed: Tensor) -> Tensor:
         if self.head is not None:
             return normed @ self.head
-        flat = TiedHead.apply(Reshape.apply(normed, (-1, self.hidden_size)), self.embedding)
+        flat = TiedHead.call(Reshape.call(normed, (-1, self.hidden_size)), self.embedding)
         return flat.reshape(*normed.shape[:2], self.vocab_size)
 
 
@@ -126,37 +126,38 @@ class LlamaLayer(nn.Module):
         chosen: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The layer's output, and keys and values of the new tokens ``[rows, kv_heads, queries, head_dim]``."""
-        normed = RMSNorm.apply(hidden, self.attention_norm, self.epsilon)
+        normed = RMSNorm.call(hidden, self.attention_norm, self.epsilon)
         queries, keys, values = self._heads(self.query_key_value(normed), rotation)
         past_keys, past_values, slots = cache
         past_scores = queries @ past_keys.transpose(2, 3)
         scores = torch.cat([past_scores, queries @ keys.transpose(2, 3)], dim=3)
         weights = torch.softmax(scores + bias, dim=3)
         mixed = weights[..., :slots] @ past_values + weights[..., slots:] @ values
-        heads = Reshape.apply(mixed, (0, self.num_kv_heads, self.group, -1, self.head_dim))
-        attended = Reshape.apply(heads.permute(0, 3, 1, 2, 4), (0, 0, -1))
+        heads = Reshape.call(mixed, (0, self.num_kv_heads, self.group, -1, self.head_dim))
+        attended = Reshape.call(heads.permute(0, 3, 1, 2, 4), (0, 0, -1))
         if chosen is not None:
-            attended, hidden = SelectQueries.apply(attended, chosen), SelectQueries.apply(hidden, chosen)
+            attended, hidden = SelectQueries.call(attended, chosen), SelectQueries.call(hidden, chosen)
         hidden = hidden + self.output(attended)
-        gate, up = self.gate_up(RMSNorm.apply(hidden, self.mlp_norm, self.epsilon)).split(self.intermediate, dim=-1)
-        return hidden + self.down(SiLU.apply(gate) * up), keys, values
+        gate_up = self.gate_up(RMSNorm.call(hidden, self.mlp_norm, self.epsilon))
+        gate, up = torch.split(gate_up, self.intermediate, dim=-1)
+        return hidden + self.down(SiLU.call(gate) * up), keys, values
 
     @property
     def _query_width(self) -> int:
-        return self.num_kv_heads * self.group * self.head_dim
+        return int(self.num_kv_heads * self.group * self.head_dim)
 
     def _heads(
         self, projected: Tensor, rotation: tuple[Tensor, Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries ``[rows, kv_heads, group * queries, head_dim]``, keys and values ``[rows, kv_heads, queries, ...]``."""
+        """Queries ``[rows, kv_heads, group * queries, head_dim]``, keys and values of one head per group."""
         key_width = self.num_kv_heads * self.head_dim
-        rotated, values = projected.split([self._query_width + key_width, key_width], dim=-1)
-        queries, keys = Rotate.apply(rotated, *rotation).split([self._query_width, key_width], dim=-1)
-        grouped = Reshape.apply(queries, (0, 0, self.num_kv_heads, self.group, -1))
-        queries = Reshape.apply(grouped.permute(0, 2, 3, 1, 4), (0, self.num_kv_heads, -1, self.head_dim))
+        rotated, values = torch.split(projected, [self._query_width + key_width, key_width], dim=-1)
+        queries, keys = torch.split(Rotate.call(rotated, *rotation), [self._query_width, key_width], dim=-1)
+        grouped = Reshape.call(queries, (0, 0, self.num_kv_heads, self.group, -1))
+        queries = Reshape.call(grouped.permute(0, 2, 3, 1, 4), (0, self.num_kv_heads, -1, self.head_dim))
         shape = (0, 0, self.num_kv_heads, -1)
-        keys = Reshape.apply(keys, shape).transpose(1, 2)
-        return queries, keys, Reshape.apply(values, shape).transpose(1, 2)
+        keys = Reshape.call(keys, shape).transpose(1, 2)
+        return queries, keys, Reshape.call(values, shape).transpose(1, 2)
 
 
 class Affine(nn.Module):
@@ -179,6 +180,6 @@ class Affine(nn.Module):
 
 
 def rotary_tables(rotary: Any, positions: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position, float32 ``[positions, head_dim / 2]``, from the model's own frequencies."""
+    """Cos and sin of every position, float32 ``[positions, head_dim / 2]``, from the model's own frequencies."""
     angles = torch.arange(positions, dtype=torch.float32)[:, None] * rotary.inv_freq[None].float()
     return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -50,6 +50,25 @@ def show_answer(answer: Answer, *, explain: bool = True, stream: TextIO | None =
         print(line + paint(shorten(f"{passage.title}: {passage.text}", 70), i, on=colour), file=out)
     for line in _token_lines(answer.tokens, colour=colour):
         print("   " + line, file=out)
+
+
+def show_parity(parity: Mapping[str, Any]) -> None:
+    """Print an export's report: a line for each part, and one for each comparison of tokens."""
+    for name, report in parity.items():
+        limits = report["limits_against_pytorch"]
+        figures = [f"{k} {v:.2g} (limit {limits[k]:.2g})" for k, v in report["against_pytorch"].items()]
+        print(f"  {name}: {report['checkpoint']}, against PyTorch: {', '.join(figures)}")
+        tokens = report.get("greedy_tokens_of_transformers")
+        if tokens:
+            print(
+                f"    greedy tokens: {tokens['equal']} of {tokens['tokens']} equal to transformers' generate"
+            )
+        agreement = report.get("agreement_with_fp32")
+        if agreement:
+            share, count = agreement["token_agreement"], agreement["tokens"]
+            print(
+                f"    token agreement with fp32: {share:.3f} of {count} tokens, {agreement['prompts']} prompts"
+            )
 
 
 def letter(index: int) -> str:

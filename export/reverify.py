@@ -1,0 +1,91 @@
+"""The parity report again: a bundle's graphs against the checkpoints they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rag_infer.bundle import Bundle, CausalGeneratorPart, EncoderPart
+from rag_infer.errors import ExportError
+from rag_infer.export.causal import load_generator
+from rag_infer.export.checkpoint import find_checkpoint
+from rag_infer.export.parity import compare_encoder, compare_generator
+from rag_infer.export.text_encoder import EncoderOptions, load_encoder
+from rag_infer.verify import Check, check_files, check_part, differences, distinct_parts, within
+
+
+def reverify_bundle(
+    folder: str | Path,
+    *,
+    question_encoder: str | Path | None = None,
+    passage_encoder: str | Path | None = None,
+    generator: str | Path | None = None,
+) -> list[Check]:
+    """Compare a bundle's graphs with PyTorch, as its export did.
+
+    Args:
+        folder: the bundle.
+        question_encoder, passage_encoder, generator: the checkpoints; default: where the export found them. A part
+            whose checkpoint is no longer there is compared with the outputs stored then.
+
+    Raises:
+        BundleError: a file of the bundle is missing or altered.
+        ExportError: a checkpoint that was named is not there, or not the one the part was made from.
+    """
+    bundle = Bundle.load(folder)
+    named = {
+        "question_encoder": question_encoder,
+        "passage_encoder": passage_encoder,
+        "generator": generator,
+    }
+    checks = [check_files(bundle)]
+    for name, part in distinct_parts(bundle.manifest):
+        report = bundle.manifest.parity.get(name, {})
+        source = named[name] or _still_there(report)
+        if source is None:
+            checks.append(check_part(bundle, name, part))
+        else:
+            checks.append(_compare(bundle, name, part, source, report))
+    return checks
+
+
+def _still_there(report: dict[str, Any]) -> str | None:
+    """The checkpoint of the report, if it is a folder or file of this machine with the same weights."""
+    source = report.get("source")
+    if not source or not Path(source).exists():
+        return None
+    return source if _weights(source) == report.get("weights_sha256") else None
+
+
+def _weights(source: str | Path) -> str | None:
+    from rag_infer.export.sentence_transformers import is_sentence_transformers, read_layout
+
+    checkpoint = find_checkpoint(source)
+    if checkpoint.folder is not None and is_sentence_transformers(checkpoint.folder):
+        checkpoint = find_checkpoint(read_layout(checkpoint.folder).body)
+    return checkpoint.weights_sha256()
+
+
+def _compare(
+    bundle: Bundle,
+    name: str,
+    part: EncoderPart | CausalGeneratorPart,
+    source: str | Path,
+    report: dict[str, Any],
+) -> Check:
+    recorded, found = report.get("weights_sha256"), _weights(source)
+    if recorded is not None and found is not None and found != recorded:
+        raise ExportError(
+            f"{source} is not what {name} was made from: its weights have sha256 {found}, not {recorded}"
+        )
+    graph = bundle.file(part, part.graph)
+    if isinstance(part, EncoderPart):
+        similarity = bundle.manifest.retrieval.similarity
+        options = EncoderOptions(pooling=part.pooling, similarity=similarity)
+        encoder = load_encoder(source, name.removesuffix("_encoder"), options)
+        _, expected, got = compare_encoder(encoder, graph)
+    else:
+        _, expected, got = compare_generator(load_generator(source), part, graph)
+    figures = differences(expected, got)
+    limits = dict(report["limits_against_pytorch"])
+    return Check(name=name, against="PyTorch", passed=within(figures, limits), figures=figures, limits=limits)
