@@ -21,10 +21,10 @@ from rag_infer.export.demo.stage import fingerprint, run_stage
 
 QUESTIONS = (
     "Who designed and built the Eiffel Tower?",
-    "In what year was 2001: A Space Odyssey released?",
-    "What is the highest mountain on Earth?",
-    "Which gas is released by photosynthesis?",
-    "What nationality was Ludwig van Beethoven?",
+    "In what year did the Titanic sink?",
+    "How high is Mount Everest?",
+    "Which planet is closest to the Sun?",
+    "Which language is spoken in Brazil?",
 )
 NEXT_QUESTION = "Which dynasty built the best-known sections of the Great Wall of China?"
 

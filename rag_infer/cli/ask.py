@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     question = " ".join(arguments.question)
     if not question.strip():
         raise ValueError("the question is empty")
+    conditions = where(arguments)
     with RagEngine.from_pretrained(
         bundle_path(arguments),
         knowledge_base=knowledge_base_path(arguments),
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         answer = engine.generate(
             question,
             n_docs=arguments.n_docs,
-            where=where(arguments),
+            where=conditions,
             **generation_settings(arguments),
         )
     if arguments.json:

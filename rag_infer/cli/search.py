@@ -36,11 +36,12 @@ def run(arguments: argparse.Namespace) -> int:
     *folder, question = arguments.words
     if len(folder) > 1 or (folder and arguments.kb):
         raise ValueError(f"expected a knowledge base and one question (in quotes), got {arguments.words}")
+    conditions = where(arguments)
     path = Path(folder[0]) if folder else knowledge_base_path(arguments)
     with KnowledgeBase.open(
         path, bundle=bundle_path(arguments), device=arguments.device, threads=arguments.threads
     ) as knowledge_base:
-        found = knowledge_base.search(question, k=arguments.k, where=where(arguments))
+        found = knowledge_base.search(question, k=arguments.k, where=conditions)
     if arguments.json:
         hits = [
             {"id": p.id, "title": p.title, "text": p.text, "metadata": dict(p.metadata), "score": p.score}
