@@ -36,7 +36,7 @@ def check_contexts(
 
     Raises:
         TypeError: a wrong dtype.
-        ValueError: a wrong shape, no question or no passage, a context without attended tokens, a token outside
+        ValueError: a wrong shape, no question or no passage, a mask that is not ones and then zeros, a token outside
             the vocabulary, a score that is NaN or plus infinity, a question whose passages all have weight zero.
     """
     check_array("doc_scores", doc_scores, np.float32, (None, None))
@@ -56,9 +56,14 @@ def check_contexts(
         )
     rows = []
     for i, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
-        row = ids[mask != 0]
-        if row.size == 0:
+        length = int(np.count_nonzero(mask))
+        if length == 0:
             raise ValueError(f"context {i} has no attended token")
+        if (mask[:length] != 1).any():
+            raise ValueError(
+                f"the mask of context {i} must be ones and then zeros (right-padded), got {mask.tolist()}"
+            )
+        row = ids[:length]
         _check_vocabulary(f"context {i}", row, vocab_size)
         rows.append(tuple(row.tolist()))
     return rows
@@ -68,14 +73,19 @@ def check_labels(labels: NDArray[Any], *, questions: int, vocab_size: int) -> li
     """The answers to score, without their padding of -100.
 
     Raises:
-        TypeError, ValueError: as `check_contexts`; an answer without tokens.
+        TypeError, ValueError: as `check_contexts`; an answer without tokens, or padded before its end.
     """
     check_array("labels", labels, np.int64, (questions, None))
     rows = []
     for i, label in enumerate(labels):
-        row = label[label != IGNORED_LABEL]
-        if row.size == 0:
+        length = int(np.count_nonzero(label != IGNORED_LABEL))
+        row = label[:length]
+        if length == 0:
             raise ValueError(f"labels of question {i} hold no token")
+        if (row == IGNORED_LABEL).any():
+            raise ValueError(
+                f"labels of question {i} must be right-padded with {IGNORED_LABEL}, got {label.tolist()}"
+            )
         _check_vocabulary(f"labels of question {i}", row, vocab_size)
         rows.append(tuple(row.tolist()))
     return rows

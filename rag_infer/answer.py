@@ -91,22 +91,45 @@ class Answer:
         }
 
 
-def token_texts(tokenizer: Tokenizer, ids: Sequence[int], stop_strings: Sequence[str] = ()) -> list[str]:
+def token_texts(
+    tokenizer: Tokenizer, ids: Sequence[int], stop_strings: Sequence[str] = (), *, final: bool = True
+) -> list[str]:
     """What each token adds to the text, which ends before the first stop string.
 
     A token that ends inside a character adds nothing; the token that completes it adds the character.
+
+    Args:
+        tokenizer: the generator's.
+        ids: the tokens.
+        stop_strings: where the text ends.
+        final: whether no further token can complete the last character.
     """
     texts: list[str] = []
     done = ""
     for i in range(len(ids)):
         whole = tokenizer.decode(ids[: i + 1])
-        if whole.endswith("�") and i + 1 < len(ids):
+        if whole.endswith("�") and not (final and i + 1 == len(ids)):
             texts.append("")
             continue
         texts.append(whole[len(done) :])
         done = whole
     ends = [at for s in stop_strings if (at := done.find(s)) >= 0]
     return _cut_after(texts, min(ends)) if ends else texts
+
+
+def settled(texts: Sequence[str], stop_strings: Sequence[str]) -> int:
+    """How many tokens come before what may be the beginning of a stop string.
+
+    >>> settled(["Pa", "ris", "#"], ["##"])
+    2
+    """
+    whole = "".join(texts)
+    begun = (n for s in stop_strings for n in range(1, len(s)) if whole.endswith(s[:n]))
+    held, count = max(begun, default=0), len(texts)
+    while held > 0:
+        count -= 1
+        held -= len(texts[count])
+    return count
 
 
 def _cut_after(texts: Sequence[str], length: int) -> list[str]:

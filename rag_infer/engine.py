@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer import marginalise
-from rag_infer.answer import Answer, AnswerPassage, Token, token_texts
+from rag_infer.answer import Answer, AnswerPassage, Token, settled, token_texts
 from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder, encode_question, warn_of_long_questions
 from rag_infer.errors import KnowledgeBaseError
@@ -217,11 +217,10 @@ class _Request:
             answers.append(Answer(**{**vars(best), "alternatives": tuple(others)}))
         return answers
 
-    def tokens(self, chain: Sequence[Hypothesis]) -> list[Token]:
-        """The links of a chain as tokens with their text."""
-        texts = token_texts(
-            self._engine.generator.tokenizer, [h.token for h in chain], self.config.stop_strings
-        )
+    def tokens(self, chain: Sequence[Hypothesis], *, final: bool = True) -> list[Token]:
+        """The links of a chain as tokens with their text; ``final`` where no link will follow."""
+        tokenizer = self._engine.generator.tokenizer
+        texts = token_texts(tokenizer, [h.token for h in chain], self.config.stop_strings, final=final)
         return [Token(t, h.log_prob, h.posterior) for t, h in zip(texts, chain, strict=True)]
 
     def _answer(self, index: int, chain: Sequence[Hypothesis], timings: Mapping[str, float]) -> Answer:
@@ -293,9 +292,12 @@ class AnswerStream:
         search = generation.requests[0].search
         given = 0
         for _ in generation:
-            decided = self._request.tokens(search.decided())
-            yield from decided[given:]
-            given = max(given, len(decided))
+            decided = self._request.tokens(search.decided(), final=search.done)
+            ready = len(decided)
+            if not search.done:
+                ready = settled([token.text for token in decided], self._request.config.stop_strings)
+            yield from decided[given:ready]
+            given = max(given, ready)
         self.answer = self._request.finish(generation)[0]
 
 

@@ -131,6 +131,8 @@ class Generator:
             config: settings.
             cancellation: stops a run in progress.
         """
+        if not contexts or not all(contexts):
+            raise ValueError("there must be at least one question, and a context for each")
         rows = [c for question in contexts for c in question]
         pieces = [[c.passage_ids for c in rows], [c.question_ids for c in rows]]
         return self._begin(self.composer.preamble_ids, pieces, priors, config, cancellation)

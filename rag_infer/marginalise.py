@@ -37,7 +37,7 @@ def log_priors(scores: NDArray[np.float32], score_scale: float = 1.0) -> NDArray
         raise ValueError(f"retrieval scores must not be NaN or infinite, got {np.asarray(scores).tolist()}")
     top = scaled.max(axis=-1, keepdims=True, initial=-np.inf)
     shifted = scaled - np.where(np.isneginf(top), 0.0, top)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         result = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return np.where(np.isneginf(scaled), -np.inf, result).astype(np.float32)
 

@@ -61,7 +61,8 @@ class Tokenizer:
         """Text in which nothing is read as a special token, so that no question or passage can end its turn."""
         for token in self._special:
             if token in text:
-                text = text.replace(token, token[:1] + " " + token[1:])
+                # A token of one character cannot be broken, only left out.
+                text = text.replace(token, token[:1] + " " + token[1:] if len(token) > 1 else "")
         return text
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
@@ -74,11 +75,14 @@ class Tokenizer:
         return [list(e.ids) for e in encodings]
 
     def cut(self, text: str, max_tokens: int) -> str:
-        """The longest beginning of ``text`` whose first ``max_tokens`` tokens cover it."""
+        """A beginning of ``text`` of at most ``max_tokens`` tokens, the longest but for a character or two."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         if len(encoding.ids) <= max_tokens:
             return text
         end = encoding.offsets[max_tokens - 1][1] if max_tokens > 0 else 0
+        # A token that ends inside a character has the offset of its end; and what is cut may be tokenised anew.
+        while end > 0 and len(self.encode(text[:end])) > max_tokens:
+            end -= 1
         return text[:end]
 
     def num_special_tokens(self) -> int:

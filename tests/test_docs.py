@@ -42,7 +42,9 @@ def words(text: str) -> list[str]:
 def excerpt(corpus: Path, lines: int = 60) -> str:
     """Some articles, the Eiffel Tower among them: indexing all of them takes minutes."""
     with corpus.open(encoding="utf-8") as stream:
-        chosen = [line for number, line in enumerate(stream) if number < lines or '"_id": "Eiffel Tower"' in line]
+        chosen = [
+            line for number, line in enumerate(stream) if number < lines or '"_id": "Eiffel Tower"' in line
+        ]
     return "".join(dict.fromkeys(chosen))
 
 

@@ -55,5 +55,7 @@ def test_no_machine_path_and_no_registry() -> None:
 def test_one_version() -> None:
     assert rag_infer.__version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     pattern = re.compile(r"""\bversion\s*=\s*["']\d""")
-    holders = [n for n in tracked() if n.endswith((".py", ".toml")) and pattern.search((ROOT / n).read_text())]
+    holders = [
+        n for n in tracked() if n.endswith((".py", ".toml")) and pattern.search((ROOT / n).read_text())
+    ]
     assert set(holders) <= {"rag_infer/version.py"}

@@ -135,8 +135,12 @@ class CausalDecoder:
 
         Returns:
             Logits after the new tokens: float32 ``[rows, beams, vocab]``.
+
+        Raises:
+            GenerationError: there is no position left.
         """
         rows, beams = tokens.shape
+        self._check_positions(int(state.lengths.max()) + 1)
         state.reserve(beams)
         state.visible = np.take_along_axis(state.visible, parents[:, :, None], axis=1)
         positions = np.repeat(state.lengths[:, None], beams, axis=1)
@@ -156,12 +160,20 @@ class CausalDecoder:
         if len(answer) == 1:
             return first
         rows, width = len(prompts), len(answer) - 1
+        self._check_positions(int(state.lengths.max()) + width)
         ids = np.tile(np.array(answer[:-1], dtype=np.int64), (rows, 1))
         positions = state.lengths[:, None] + np.arange(width)
         seen = np.broadcast_to(np.tril(np.ones((width, width), dtype=bool)), (rows, width, width))
         outputs = np.broadcast_to(np.arange(width, dtype=np.int64), (rows, width))
         logits, _ = self._run(ids, positions, state, seen, outputs, None)
         return np.concatenate([first, logits], axis=1)
+
+    def _check_positions(self, tokens: int) -> None:
+        if tokens > self._part.max_positions:
+            raise GenerationError(
+                f"prompt and answer have {tokens} tokens, above the model's {self._part.max_positions} positions: "
+                "ask for fewer new tokens, or give shorter contexts"
+            )
 
     def _allocate(self, rows: int, slots: int) -> CausalState:
         part = self._part

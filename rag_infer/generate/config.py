@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 STRATEGIES = ("rag-token",)
+# Logits over anything smaller would overflow float32.
+SMALLEST_DIVISOR = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +99,16 @@ class GenerationConfig:
     def _check_ranges(self) -> None:
         at_least_one = ("num_beams", "num_return_sequences", "max_length", "max_new_tokens")
         lowest: dict[str, float] = dict.fromkeys(at_least_one, 1)
-        lowest |= {"min_length": 0, "no_repeat_ngram_size": 0, "top_k": 0}
+        lowest |= {"min_length": 0, "no_repeat_ngram_size": 0, "top_k": 0, "seed": 0}
         for name, low in lowest.items():
             value = getattr(self, name)
             if value is not None and not value >= low:
                 raise ValueError(f"{name} must be at least {low}, got {value}")
         for name in ("temperature", "repetition_penalty"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+            if not SMALLEST_DIVISOR <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 

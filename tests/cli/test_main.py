@@ -29,7 +29,11 @@ def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
     [
         (("ask", "", "--bundle", "none", "--kb", "none"), 2, "the question is empty"),
         (("ask", "Who?", "--bundle", "none", "--kb", "none"), 1, "no bundle at none"),
-        (("ask", "Who?", "--bundle", "none", "--kb", "none", "--threads", "0"), 2, "threads must be at least 1"),
+        (
+            ("ask", "Who?", "--bundle", "none", "--kb", "none", "--threads", "0"),
+            2,
+            "threads must be at least 1",
+        ),
         (("search", "none", "Who?", "extra", "--bundle", "none"), 2, "one question"),
         (("eval", "none.jsonl"), 1, "none.jsonl cannot be read"),
         (("eval", "none.jsonl", "--limit", "0"), 2, "--limit must be at least 1"),
