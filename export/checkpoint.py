@@ -106,7 +106,12 @@ def load_complete(
     try:
         with quiet_transformers():  # it warns of left-over keys; here they are looked at
             model, info = kind.from_pretrained(
-                source, output_loading_info=True, dtype=torch.float32, attn_implementation="eager", **settings
+                source,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that the keys are told, which are refused below
+                dtype=torch.float32,
+                attn_implementation="eager",
+                **settings,
             )
     except Exception as error:  # transformers, safetensors and the hub raise many kinds
         raise ExportError(
@@ -116,7 +121,7 @@ def load_complete(
     problems: Mapping[str, Iterable[Any]] = {
         "missing": info.get("missing_keys") or (),
         "left over": unexplained,
-        "of another shape": [m[0] for m in info.get("mismatched_keys") or ()],
+        "of another shape": [m if isinstance(m, str) else m[0] for m in info.get("mismatched_keys") or ()],
         "errors": info.get("error_msgs") or (),
     }
     found = "; ".join(f"{what}: {_some(sorted(keys))}" for what, keys in problems.items() if keys)

@@ -1,0 +1,102 @@
+"""int8: what is quantised, what is not, and how far the result is from fp32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto
+
+from rag_infer.bundle import Bundle
+from rag_infer.encode import TextEncoder
+from rag_infer.export import export_bundle
+from rag_infer.export.outliers import outlier_weights
+from rag_infer.export.prompts import DEFAULT_PROMPT
+from rag_infer.verify import verify_bundle
+from tests.export.checkpoints import TEXTS, write_llama, write_sentence_transformers
+from tests.generate.conftest import make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """The same checkpoints in both precisions."""
+    folder = tmp_path_factory.mktemp("precisions")
+    (folder / "encoder").mkdir()
+    write_sentence_transformers(folder / "encoder")
+    write_llama(folder / "llama", initializer_range=0.1)
+    return {
+        precision: export_bundle(
+            folder / precision,
+            question_encoder=folder / "encoder",
+            generator=folder / "llama",
+            precision=precision,
+        )
+        for precision in ("fp32", "int8")
+    }
+
+
+def weights(bundle: Bundle, graph: str) -> dict[str, int]:
+    """Data type of each initializer that is a matrix."""
+    loaded = onnx.load(bundle.folder / graph, load_external_data=False)
+    return {t.name: t.data_type for t in loaded.graph.initializer if len(t.dims) == 2 and min(t.dims) > 1}
+
+
+def test_products_are_int8_and_the_embedding_is_not(bundles: dict[str, Bundle]) -> None:
+    kinds = weights(bundles["int8"], "generator/decoder.onnx")
+    assert kinds.pop("embedding") == TensorProto.FLOAT
+    quantised = {name for name, kind in kinds.items() if kind == TensorProto.INT8}
+    # Four products a layer, and the head; what is left in float are the tables of the rotation.
+    assert len(quantised) == 2 * 4 + 1
+    assert {name for name in kinds if name not in quantised} == {"cos", "sin"}
+    encoder = weights(bundles["int8"], "question_encoder/model.onnx")
+    assert sum(kind == TensorProto.INT8 for kind in encoder.values()) == 2 * 4
+    assert sum(r.size for r in bundles["int8"].manifest.files.values()) < sum(
+        r.size for r in bundles["fp32"].manifest.files.values()
+    )
+
+
+def test_report(bundles: dict[str, Bundle]) -> None:
+    report = bundles["int8"].manifest.parity["generator"]
+    agreement = report["agreement_with_fp32"]
+    assert agreement["prompts"] >= 20
+    assert agreement["tokens"] >= agreement["prompts"]
+    assert 0.5 < agreement["token_agreement"] <= 1
+    assert report["float32_weights"] == []
+    assert "agreement_with_fp32" not in bundles["fp32"].manifest.parity["generator"]
+
+
+def test_vectors_are_close(bundles: dict[str, Bundle]) -> None:
+    found = {}
+    for precision, bundle in bundles.items():
+        part = bundle.manifest.question_encoder
+        assert part is not None
+        found[precision] = TextEncoder.from_bundle(bundle, part, threads=1).encode(TEXTS)
+    assert (found["fp32"] * found["int8"]).sum(axis=1).min() > 0.95
+    assert not np.array_equal(found["fp32"], found["int8"])
+
+
+def test_verifies(bundles: dict[str, Bundle]) -> None:
+    assert all(check.passed for check in verify_bundle(bundles["int8"].folder, threads=1))
+
+
+def test_weights_that_meet_outliers_stay_float32(tmp_path: Path) -> None:
+    model = write_llama(tmp_path / "plain", initializer_range=0.1)
+    assert outlier_weights(model, list(range(20, 60))) == []
+    with torch.no_grad():
+        # One token whose gate and up projections are far larger than any other's.
+        model.model.embed_tokens.weight[:, 0] = 0
+        model.model.embed_tokens.weight[7, 0] = 1
+        for name in ("gate_proj", "up_proj"):
+            getattr(model.model.layers[0].mlp, name).weight[:, 0] = 4
+    model.save_pretrained(tmp_path / "plain")
+    assert outlier_weights(model, [7, *range(20, 60)]) == ["layers.0.down.weight"]
+    # The export measures on the prompt's preamble.
+    first = make_tokenizer().decode([7])
+    prompt = replace(DEFAULT_PROMPT, preamble=first + "the river runs deep to the sea")
+    bundle = export_bundle(tmp_path / "b", generator=tmp_path / "plain", precision="int8", prompt=prompt)
+    assert bundle.manifest.parity["generator"]["float32_weights"] == ["layers.0.down.weight"]
+    assert weights(bundle, "generator/decoder.onnx")["layers.0.down.weight"] == TensorProto.FLOAT
