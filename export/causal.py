@@ -15,7 +15,7 @@ import transformers
 
 from rag_infer.bundle import CausalGeneratorPart, PromptTemplate
 from rag_infer.errors import ExportError
-from rag_infer.export.checkpoint import Checkpoint, find_checkpoint, load_complete
+from rag_infer.export.checkpoint import Checkpoint, find_checkpoint, load_complete, read_config
 from rag_infer.export.families.llama import LlamaDecoder, check_config
 from rag_infer.export.gguf_file import GgufFile
 from rag_infer.export.graph_file import write_graph
@@ -166,12 +166,7 @@ def _load_gguf(checkpoint: Checkpoint) -> LoadedGenerator:
 
 
 def _load_folder(checkpoint: Checkpoint) -> LoadedGenerator:
-    try:
-        config = transformers.AutoConfig.from_pretrained(checkpoint.source)
-    except Exception as error:  # transformers and the hub raise many kinds
-        raise ExportError(
-            f"{checkpoint.source} has no readable config: {' '.join(str(error).split())}"
-        ) from error
+    config = read_config(checkpoint)
     architectures = list(config.architectures or [])
     if config.model_type != "llama" or architectures not in ([], ["LlamaForCausalLM"]):
         raise ExportError(

@@ -84,6 +84,20 @@ def find_checkpoint(source: str | Path) -> Checkpoint:
     return Checkpoint(str(source))
 
 
+def read_config(checkpoint: Checkpoint) -> Any:
+    """The checkpoint's transformers config.
+
+    Raises:
+        ExportError: there is none, or it cannot be read.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(checkpoint.source)
+    except Exception as error:  # transformers and the hub raise many kinds
+        raise ExportError(f"{checkpoint.source} has no readable config: {_line(error)}") from error
+
+
 def load_complete(
     kind: Any, source: str | None, *, harmless: Sequence[Harmless] = (), **settings: Any
 ) -> tuple[Any, dict[str, str]]:

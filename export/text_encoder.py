@@ -23,6 +23,7 @@ from rag_infer.export.checkpoint import (
     Checkpoint,
     find_checkpoint,
     load_complete,
+    read_config,
 )
 from rag_infer.export.sentence_transformers import is_sentence_transformers, read_layout
 from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
@@ -207,12 +208,7 @@ def _load_body(checkpoint: Checkpoint, pooling: str) -> tuple[Any, dict[str, str
 
 def _architecture(checkpoint: Checkpoint) -> str:
     """The class a checkpoint was saved from; only BERT's and DPR's are accepted."""
-    try:
-        config = transformers.AutoConfig.from_pretrained(checkpoint.source)
-    except Exception as error:  # transformers and the hub raise many kinds
-        raise ExportError(
-            f"{checkpoint.source} has no readable config: {' '.join(str(error).split())}"
-        ) from error
+    config = read_config(checkpoint)
     architectures = list(config.architectures or [])
     if config.model_type == "bert":
         return architectures[0] if architectures else "BertModel"
