@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,8 @@ class Session:
         if not path.is_file():
             raise BundleError(f"{path} is missing")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+            with _unlogged(device):
+                self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's errors share no base but RuntimeError and Exception
             raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
         _demand(self._session, device)
@@ -127,8 +128,10 @@ def check_device(device: str) -> None:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is missing is told by the error
-    _demand(onnxruntime.InferenceSession(_IDENTITY_GRAPH, options, providers=_providers(device)), device)
+    options.log_severity_level = 4
+    with _unlogged(device):
+        session = onnxruntime.InferenceSession(_IDENTITY_GRAPH, options, providers=_providers(device))
+    _demand(session, device)
 
 
 # An ONNX model y = Identity(x), opset 17.
@@ -136,6 +139,21 @@ _IDENTITY_GRAPH = (
     b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
 )
+
+
+@contextlib.contextmanager
+def _unlogged(device: str) -> Iterator[None]:
+    """Keep ONNX Runtime from logging, while a provider is loaded, what `_demand` then tells in an error."""
+    import onnxruntime
+
+    if device == "cpu":
+        yield
+        return
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # its default: there is no way to read what it was
 
 
 def _demand(session: Any, device: str) -> None:
