@@ -22,8 +22,8 @@ from rag_infer.errors import ExportError
 from rag_infer.export.agreement import check_greedy, compare_precisions
 from rag_infer.export.causal import LoadedGenerator, load_generator, write_decoder_graph
 from rag_infer.export.encoder_graph import write_encoder_graph
+from rag_infer.export.families.llama import FLOAT32_WEIGHTS
 from rag_infer.export.folder import new_folder
-from rag_infer.export.outliers import outlier_weights
 from rag_infer.export.parity import check_encoder, check_generator
 from rag_infer.export.prompts import GENERATION
 from rag_infer.export.quantise import quantise_graph
@@ -166,14 +166,13 @@ class _Writer:
 
     def _quantised(self, loaded: LoadedGenerator, part: CausalGeneratorPart, graph: Path) -> dict[str, Any]:
         """Write the generator's graph, quantised; returns how its tokens compare with the fp32 graph's."""
-        keep = outlier_weights(loaded.model, loaded.tokenizer.encode(part.prompt.preamble or "The").ids)
         with self._reference(graph) as reference:
             write_decoder_graph(loaded.model, reference, share_head=False)
             self._tell("quantising the generator")
-            quantise_graph(reference, graph, keep=keep)
+            quantise_graph(reference, graph, keep=FLOAT32_WEIGHTS)
             self._tell("comparing the generator's tokens with fp32")
             agreement = compare_precisions(reference, graph, part)
-        return {"agreement_with_fp32": agreement, "float32_weights": keep}
+        return {"agreement_with_fp32": agreement}
 
     def _encoder_graph(self, encoder: LoadedEncoder, graph: Path) -> None:
         if not self._quantises:
