@@ -18,6 +18,7 @@ from rag_infer.bundle import (
     RetrievalPart,
     record_files,
 )
+from rag_infer.compose import ANSWER_RESERVE
 from rag_infer.errors import ExportError
 from rag_infer.export.agreement import check_greedy, compare_precisions
 from rag_infer.export.causal import LoadedGenerator, load_generator, write_decoder_graph
@@ -30,6 +31,8 @@ from rag_infer.export.quantise import quantise_graph
 from rag_infer.export.text_encoder import EncoderOptions, LoadedEncoder, load_encoder
 from rag_infer.version import __version__
 
+# Tokens a question must be able to have.
+QUESTION_ROOM = 32
 PRECISIONS = ("fp32", "int8")
 # sentence-transformers trains with softmax(20 * cosine) (MultipleNegativesRankingLoss); DPR with the plain product.
 COSINE_SCORE_SCALE, DOT_SCORE_SCALE = 20.0, 1.0
@@ -143,6 +146,7 @@ class _Writer:
         self._tell(f"loading the generator {Path(source).name}")
         loaded = load_generator(source)
         part = loaded.part("generator", prompt)
+        _check_room(loaded, part)
         folder = self._folder / part.path
         folder.mkdir()
         loaded.tokenizer.save(str(folder / "tokenizer.json"))
@@ -231,6 +235,17 @@ def _check_pair(question: LoadedEncoder, passage: LoadedEncoder) -> None:
         raise ExportError(
             f"the question encoder asks for {question.similarity} similarity, the passage encoder for "
             f"{passage.similarity}: give similarity"
+        )
+
+
+def _check_room(loaded: LoadedGenerator, part: CausalGeneratorPart) -> None:
+    """Refuse a prompt that leaves the model no positions for a question and its answer."""
+    around = sum(len(loaded.tokenizer.encode(t).ids) for t in (part.prompt.preamble, part.prompt.question))
+    taken = around + part.prompt.max_passage_tokens + QUESTION_ROOM + ANSWER_RESERVE
+    if taken > part.max_positions:
+        raise ExportError(
+            f"the generator has {part.max_positions} positions, but the prompt with a passage takes {taken}: "
+            "give a shorter prompt, or one with fewer max_passage_tokens"
         )
 
 

@@ -20,7 +20,7 @@ from rag_infer.export.families.llama import LlamaDecoder, check_config
 from rag_infer.export.gguf_file import GgufFile
 from rag_infer.export.graph_file import write_graph
 from rag_infer.export.prompts import DEFAULT_PROMPT
-from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
+from rag_infer.export.tokenizer_file import load_tokenizer, read_tokenizer_file, unpadded
 from rag_infer.export.tracing import quiet_exporter
 
 OPSET = 17
@@ -161,7 +161,7 @@ def _load_gguf(checkpoint: Checkpoint) -> LoadedGenerator:
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
     model, _ = load_complete(transformers.LlamaForCausalLM, None, config=config, state_dict=weights)
     beside = checkpoint.gguf.with_name("tokenizer.json")
-    tokenizer = unpadded(tokenizers.Tokenizer.from_file(str(beside))) if beside.exists() else file.tokenizer()
+    tokenizer = unpadded(read_tokenizer_file(beside)) if beside.exists() else file.tokenizer()
     return _loaded(checkpoint, model, tokenizer, file.bos_token_id(), file.eos_token_ids())
 
 
@@ -197,6 +197,11 @@ def _loaded(
     if not eos:
         raise ExportError(
             f"{checkpoint.name} names no end-of-text token (eos_token_id): its answers would not end"
+        )
+    beyond = [i for i in eos if not 0 <= i < model.config.vocab_size]
+    if beyond:
+        raise ExportError(
+            f"{checkpoint.name} ends texts with token {beyond[0]}, outside its vocabulary of {model.config.vocab_size}"
         )
     pad = model.config.pad_token_id
     return LoadedGenerator(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -52,7 +53,15 @@ def clear_leftovers(out: Path) -> None:
         if match[1] == "replaced" and not out.exists():
             path.rename(out)
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link without what it points to."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _move_in(temporary: Path, out: Path) -> None:
@@ -66,16 +75,34 @@ def _move_in(temporary: Path, out: Path) -> None:
     except OSError:
         replaced.rename(out)
         raise
-    shutil.rmtree(replaced, ignore_errors=True)
+    _remove(replaced)
 
 
 def _check_free(out: Path, *, force: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
-    if not (out / MANIFEST).is_file():
+    recorded = _recorded_files(out)
+    if recorded is None:
         raise ExportError(f"{out} exists and is not a bundle: it is not replaced, choose another place")
+    present = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
+    strange = sorted(present - recorded - {MANIFEST})
+    if strange:
+        raise ExportError(
+            f"{out} holds {strange[0]}, which is no part of the bundle: it is not replaced, move it first"
+        )
     if not force:
         raise ExportError(f"{out} exists: give --force (force=True) to replace it")
+
+
+def _recorded_files(folder: Path) -> set[str] | None:
+    """The files a bundle's manifest names, whatever else is wrong with it; None where it is none of ours."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("format_version"), int):
+        return None
+    return set(manifest.get("files") or ())
 
 
 def _sibling(out: Path, kind: str) -> Path:

@@ -170,7 +170,10 @@ class GgufFile:
                 f"with {', '.join(map(repr, PRE_TOKENIZERS))}: {remedy}"
             )
         tokens: list[str] = self._field("tokenizer.ggml.tokens")
-        merges = [tuple(m.split(" ", 1)) for m in self._field("tokenizer.ggml.merges")]
+        pairs = self._field("tokenizer.ggml.merges")
+        if not tokens or not pairs:
+            raise ExportError(f"{self.path} lacks its tokenizer's tokens or merges: {remedy}")
+        merges = [tuple(m.split(" ", 1)) for m in pairs]
         vocabulary = {token: i for i, token in enumerate(tokens)}
         tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
         tokenizer.pre_tokenizer = PRE_TOKENIZERS[words]()

@@ -38,6 +38,9 @@ def reverify_bundle(
         "passage_encoder": passage_encoder,
         "generator": generator,
     }
+    for name, source in named.items():
+        if source is not None:
+            _check_is_origin(bundle, name, source)
     checks = [check_files(bundle)]
     for name, part in distinct_parts(bundle.manifest):
         report = bundle.manifest.parity.get(name, {})
@@ -54,7 +57,21 @@ def _still_there(report: dict[str, Any]) -> str | None:
     source = report.get("source")
     if not source or not Path(source).exists():
         return None
-    return source if _weights(source) == report.get("weights_sha256") else None
+    try:
+        return source if _weights(source) == report.get("weights_sha256") else None
+    except ExportError:  # what stands there is no checkpoint any more
+        return None
+
+
+def _check_is_origin(bundle: Bundle, name: str, source: str | Path) -> None:
+    """Refuse a checkpoint that is named for a part the bundle lacks, or that the part was not made from."""
+    if getattr(bundle.manifest, name) is None:
+        raise ExportError(f"{bundle.folder} has no {name}, but its checkpoint {source} is named")
+    recorded, found = bundle.manifest.parity.get(name, {}).get("weights_sha256"), _weights(source)
+    if None not in (recorded, found) and found != recorded:
+        raise ExportError(
+            f"{source} is not what {name} was made from: its weights have sha256 {found}, not {recorded}"
+        )
 
 
 def _weights(source: str | Path) -> str | None:
@@ -73,11 +90,6 @@ def _compare(
     source: str | Path,
     report: dict[str, Any],
 ) -> Check:
-    recorded, found = report.get("weights_sha256"), _weights(source)
-    if recorded is not None and found is not None and found != recorded:
-        raise ExportError(
-            f"{source} is not what {name} was made from: its weights have sha256 {found}, not {recorded}"
-        )
     graph = bundle.file(part, part.graph)
     if isinstance(part, EncoderPart):
         similarity = bundle.manifest.retrieval.similarity

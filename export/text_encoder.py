@@ -141,7 +141,8 @@ def _load_sentence_transformers(folder: Path, role: str, options: EncoderOptions
     model, ignored = _load_body(checkpoint, layout.pooling)
     tokenizer = unpadded(load_tokenizer(checkpoint).backend_tokenizer)
     if layout.lower_case:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), tokenizer.normalizer])
+        own = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
     return LoadedEncoder(
         model=model,
         body=model,

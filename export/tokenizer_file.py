@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -32,6 +33,18 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
             f"the tokenizer of {checkpoint.source} has no fast form ({type(tokenizer).__name__})"
         )
     return tokenizer
+
+
+def read_tokenizer_file(path: Path) -> tokenizers.Tokenizer:
+    """A ``tokenizer.json`` beside a checkpoint that has no tokenizer_config.json.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ExportError(f"{path} cannot be read as a tokenizer: {error}") from None
 
 
 def unpadded(tokenizer: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -7,6 +7,8 @@ was exported. `rag_infer.export.reverify` compares with the original checkpoint,
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,26 +99,37 @@ def check_part(
     bundle: Bundle, name: str, part: EncoderPart | CausalGeneratorPart, *, threads: int | None = None
 ) -> Check:
     """Run a part's stored pairs against the limits in the manifest's parity report."""
-    pairs = _read_pairs(bundle.file(part, CHECK_FILE))
+    path = bundle.file(part, CHECK_FILE)
+    pairs = _read_pairs(path)
     limits = bundle.manifest.parity.get(name, {}).get("limits")
     if not isinstance(limits, Mapping) or not limits:
         raise BundleError(f"{bundle.folder}: parity.{name} has no limits: export again")
     session = Session(bundle.file(part, part.graph), threads=threads)
-    if isinstance(part, EncoderPart):
-        expected, found = pairs["embedding"], run_encoder(session, pairs)
-    else:
-        calls = list(stored_calls(pairs))
-        columns = pairs["columns"]
-        results = replay(decoder_run(session), calls, part)
-        expected = np.concatenate([pairs[f"logits_{i}"].reshape(-1, len(columns)) for i in range(len(calls))])
-        found = np.concatenate([r[..., columns].reshape(-1, len(columns)) for r in results])
-    figures = differences(expected, found)
+    try:
+        figures = differences(*_stored_and_found(session, part, pairs))
+    except (KeyError, ValueError, IndexError) as error:
+        raise BundleError(f"{path} does not fit the graph ({error}): export again") from None
     return Check(
         name=name,
         against="stored outputs",
         passed=within(figures, limits),
         figures=figures,
         limits=dict(limits),
+    )
+
+
+def _stored_and_found(
+    session: Session, part: EncoderPart | CausalGeneratorPart, pairs: Mapping[str, NDArray[Any]]
+) -> tuple[Float, Float]:
+    """What the graph should give for the stored inputs, and what it gives: float32 ``[rows, width]``."""
+    if isinstance(part, EncoderPart):
+        return pairs["embedding"], run_encoder(session, pairs)
+    calls = list(stored_calls(pairs))
+    columns = pairs["columns"]
+    results = replay(decoder_run(session), calls, part)
+    stored = [pairs[f"logits_{i}"].reshape(-1, len(columns)) for i in range(len(calls))]
+    return np.concatenate(stored), np.concatenate(
+        [r[..., columns].reshape(-1, len(columns)) for r in results]
     )
 
 
@@ -195,9 +208,9 @@ def stored_calls(pairs: Mapping[str, NDArray[Any]]) -> Iterator[DecoderCall]:
 
 def _read_pairs(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except FileNotFoundError:
         raise BundleError(f"{path} is missing: the bundle has no stored pairs; export again") from None
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path} cannot be read: {error}") from None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from rag_infer.cli.export import add_checkpoint_options, load_export
 from rag_infer.errors import RagInferError
@@ -32,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     checks = _checks(arguments)
     passed = all(check.passed for check in checks)
     if arguments.json:
-        print(json.dumps({"passed": passed, "checks": [asdict(check) for check in checks]}))
+        print(json.dumps({"passed": passed, "checks": [_plain(check) for check in checks]}))
     else:
         for check in checks:
             _show(check)
@@ -57,6 +59,12 @@ def _checks(arguments: argparse.Namespace) -> list[Check]:
         return verify_bundle(arguments.bundle)
     found: list[Check] = export.reverify_bundle(arguments.bundle, **checkpoints)
     return found
+
+
+def _plain(check: Check) -> dict[str, Any]:
+    """For JSON, which has no word for what is not a number."""
+    figures = {name: value if math.isfinite(value) else None for name, value in check.figures.items()}
+    return {**asdict(check), "figures": figures}
 
 
 def _show(check: Check) -> None:

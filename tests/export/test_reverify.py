@@ -11,6 +11,7 @@ from rag_infer.bundle import Bundle
 from rag_infer.cli.main import main
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle, reverify_bundle
+from rag_infer.export.parity import LIMITS
 from tests.export.checkpoints import (
     write_bert,
     write_dpr,
@@ -60,7 +61,7 @@ def test_int8(made: Path, tmp_path: Path) -> None:
     found = against(bundle)
     assert found == {"files": "sha256", "question_encoder": "PyTorch", "generator": "PyTorch"}
     limits = {c.name: c.limits for c in reverify_bundle(bundle.folder)}
-    assert limits["generator"]["max_difference"] == 0.5
+    assert limits["generator"] == LIMITS["int8"]
 
 
 def test_a_checkpoint_that_was_trained_on(made: Path, tmp_path: Path) -> None:
