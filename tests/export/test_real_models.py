@@ -20,7 +20,7 @@ from rag_infer.text import Tokenizer
 
 pytestmark = [pytest.mark.real_model, pytest.mark.slow]
 
-TOKENS = 12
+TOKENS = 20
 
 
 def test_minilm_vectors(demo_bundle: Path, minilm_folder: Path, wiki_summaries: Path) -> None:
