@@ -30,11 +30,11 @@ demo: setup  ## export real models, index 10,033 articles, answer five questions
 
 test: lint types models unit sanitize  ## run everything that CI runs
 
-models: setup
+models: setup  ## make the models, the bundle and the knowledge base that tests and demo use
 	@$(BIN)/python -m rag_infer.export.demo --until kb
 
-unit: setup  ## run the tests (after `make models`, the real-model tests too)
-	$(BIN)/python -m pytest
+unit: models  ## run the tests
+	CI=1 $(BIN)/python -m pytest
 
 lint: setup  ## check formatting and style
 	$(BIN)/ruff format --check $(PYTHON_CODE)

@@ -52,7 +52,7 @@ LAYER_TENSORS = {
     "ffn_down": "mlp.down_proj",
 }
 
-CONTROL_TOKEN = 3
+CONTROL_TOKEN, USER_DEFINED_TOKEN = 3, 4
 
 # How llama.cpp cuts text into words, by the name it has in a GGUF file.
 _GPT2_WORDS = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
@@ -171,21 +171,21 @@ class GgufFile:
             )
         tokens: list[str] = self._field("tokenizer.ggml.tokens")
         pairs = self._field("tokenizer.ggml.merges")
-        if not tokens or not pairs:
-            raise ExportError(f"{self.path} lacks its tokenizer's tokens or merges: {remedy}")
+        kinds = self._field("tokenizer.ggml.token_type")
+        if not tokens or not pairs or not kinds or len(kinds) != len(tokens):
+            raise ExportError(f"{self.path} lacks its tokenizer's tokens, their types or merges: {remedy}")
         merges = [tuple(m.split(" ", 1)) for m in pairs]
         vocabulary = {token: i for i, token in enumerate(tokens)}
-        tokenizer = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+        # As llama.cpp: a word that is a token of Llama 3's is that token, whatever the merges make of it.
+        whole_words = words == "llama-bpe"
+        bpe = models.BPE(vocab=vocabulary, merges=merges, ignore_merges=whole_words)
+        tokenizer = tokenizers.Tokenizer(bpe)
         tokenizer.pre_tokenizer = PRE_TOKENIZERS[words]()
         tokenizer.decoder = decoders.ByteLevel()
-        control = [
-            t
-            for t, k in zip(tokens, self._field("tokenizer.ggml.token_type"), strict=True)
-            if k == CONTROL_TOKEN
-        ]
-        tokenizer.add_special_tokens(
-            [tokenizers.AddedToken(t, normalized=False, special=True) for t in control]
-        )
+        for special, number in ((True, CONTROL_TOKEN), (False, USER_DEFINED_TOKEN)):
+            added = [t for t, k in zip(tokens, kinds, strict=True) if k == number]
+            entries = [tokenizers.AddedToken(t, normalized=False, special=special) for t in added]
+            (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(entries)
         return tokenizer
 
     def _field(self, key: str) -> Any:

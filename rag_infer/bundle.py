@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rag_infer.errors import BundleError
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
+SEAL = "manifest_sha256"
 
 T = TypeVar("T")
 
@@ -87,13 +90,15 @@ class PromptTemplate:
         preamble: constant text before everything (instructions, worked examples); may hold special tokens.
         passage: text with ``{title}`` and ``{text}``.
         question: text with ``{question}``, up to where the answer begins.
-        max_passage_tokens: passages are cut to this many tokens, never the question.
+        max_passage_tokens: passages are cut to this many tokens.
+        max_question_tokens: questions are cut to this many, with a warning.
     """
 
     preamble: str
     passage: str
     question: str
     max_passage_tokens: int = 256
+    max_question_tokens: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +158,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """The text of ``bundle.json``."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(sealed(asdict(self)), indent=2, ensure_ascii=False) + "\n"
 
 
 @dataclass(frozen=True)
@@ -194,12 +199,25 @@ class Bundle:
                 message names the file and what was expected.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
-        bundle = cls(folder, manifest)
         if check not in ("full", "size"):
             raise ValueError(f"check must be 'full' or 'size', not {check!r}")
+        data = _read_manifest(folder)
+        seal = data.pop(SEAL, None)
+        manifest = _parse_manifest(data, folder / MANIFEST)
         _check_files(folder, manifest.files, contents=check == "full")
-        return bundle
+        # Last of all: what is wrong with a part is told by its name.
+        if seal != sealed(data)[SEAL]:
+            raise BundleError(
+                f"{folder / MANIFEST} does not have the sha256 it names ({seal}): altered; export again"
+            )
+        return cls(folder, manifest)
+
+
+def sealed(data: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the sha256 of all its other entries, written as JSON with sorted keys and without spaces."""
+    body = {k: v for k, v in data.items() if k != SEAL}
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return {**body, SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def sha256_of(path: Path) -> str:
@@ -217,7 +235,7 @@ def record_files(folder: Path) -> dict[str, FileRecord]:
     }
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -236,7 +254,7 @@ def _read_manifest(folder: Path) -> Manifest:
             f"{path} has format_version {data['format_version']}, "
             f"this rag_infer reads up to {FORMAT_VERSION}: upgrade it"
         )
-    return _parse_manifest(data, path)
+    return data
 
 
 def _parse_manifest(data: dict[str, Any], path: Path) -> Manifest:
@@ -262,7 +280,8 @@ def _build_generator(data: Any, where: str) -> CausalGeneratorPart:
         raise BundleError(f"{where}: kind is {kind!r}, this version knows 'causal'")
     data = dict(data)
     data["prompt"] = _build(PromptTemplate, data.get("prompt"), f"{where}.prompt")
-    data["eos_token_ids"] = tuple(data.get("eos_token_ids", ()))
+    if isinstance(data.get("eos_token_ids"), list):
+        data["eos_token_ids"] = tuple(data["eos_token_ids"])
     return _build(CausalGeneratorPart, data, where)
 
 
@@ -274,10 +293,28 @@ def _build(kind: type[T], data: Any, where: str) -> T:
     unknown = sorted(set(data) - known)
     if unknown:
         raise BundleError(f"{where} has the unknown key {unknown[0]!r}: expected {', '.join(sorted(known))}")
+    for name, hint in get_type_hints(kind).items():
+        if name in data and not _fits(data[name], hint):
+            raise BundleError(f"{where}: {name} cannot be {data[name]!r}")
     try:
         return kind(**data)
     except TypeError as error:
         raise BundleError(f"{where}: {error}") from None
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type; an int is a float, a bool is no int."""
+    origin = get_origin(hint)
+    if origin is UnionType:
+        return any(_fits(value, choice) for choice in get_args(hint))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, get_args(hint)[0]) for v in value)
+    kind = origin or hint
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, kind)
 
 
 def _check_files(folder: Path, files: Mapping[str, FileRecord], *, contents: bool) -> None:

@@ -28,7 +28,8 @@ class CausalComposer:
 
     The pieces are tokenised apart: the passage piece is the same whatever the question. Special tokens written
     inside a title, text or question are defused, so that none can end its turn. A passage too long is cut at
-    the end of its text; a question is cut only where the model has no position left for it, with a warning.
+    the end of its text; a question to the prompt's ``max_question_tokens``, or to the positions the model has left
+    for it, with a warning.
     """
 
     def __init__(self, tokenizer: Tokenizer, part: CausalGeneratorPart) -> None:
@@ -64,7 +65,7 @@ class CausalComposer:
         question = self._tokenizer.defuse(clean(question))
         around = len(self._tokenizer.encode(_fill(self._prompt.question, {"question": ""})))
         taken = len(self.preamble_ids) + self._prompt.max_passage_tokens + around + ANSWER_RESERVE
-        room = max(0, self._max_positions - taken)
+        room = max(0, min(self._prompt.max_question_tokens, self._max_positions - taken))
         shortened = self._tokenizer.cut(question, room)
         if shortened != question:
             message = f"a question of {len(question)} characters was cut to {room} tokens for the generator"

@@ -16,12 +16,13 @@ from rag_infer import marginalise
 from rag_infer.answer import Answer, AnswerPassage, Token, settled, token_texts
 from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder, encode_question, warn_of_long_questions
-from rag_infer.errors import KnowledgeBaseError
+from rag_infer.errors import GenerationError, KnowledgeBaseError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.hypothesis import Hypothesis
 from rag_infer.generator import Generation, Generator
 from rag_infer.knowledge import KnowledgeBase, ScoredPassage
 from rag_infer.session import Cancellation, check_threads
+from rag_infer.text import clean
 from rag_infer.timing import Stopwatch
 
 # Questions generated side by side. More would read the weights less often per question, but their caches of
@@ -36,11 +37,18 @@ class RagEngine:
     """
 
     def __init__(
-        self, bundle: Bundle, knowledge_base: KnowledgeBase, encoder: TextEncoder, generator: Generator
+        self,
+        bundle: Bundle,
+        knowledge_base: KnowledgeBase,
+        encoder: TextEncoder,
+        generator: Generator,
+        *,
+        owns_knowledge_base: bool = True,
     ) -> None:
         self.bundle = bundle
         self.knowledge_base = knowledge_base
         self.generator = generator
+        self._owns_knowledge_base = owns_knowledge_base
         self._encoder = encoder
         self._retrieval = bundle.manifest.retrieval
 
@@ -68,12 +76,22 @@ class RagEngine:
         """
         threads = check_threads(threads)
         loaded = Bundle.load(bundle)
-        if not isinstance(knowledge_base, KnowledgeBase):
-            knowledge_base = KnowledgeBase.open(knowledge_base, bundle=loaded, device=device, threads=threads)
-        encoder = TextEncoder.from_bundle(
-            loaded, loaded.manifest.question_encoder, device=device, threads=threads
+        given = isinstance(knowledge_base, KnowledgeBase)
+        opened = (
+            knowledge_base
+            if isinstance(knowledge_base, KnowledgeBase)
+            else KnowledgeBase.open(knowledge_base, bundle=loaded, device=device, threads=threads)
         )
-        return cls(loaded, knowledge_base, encoder, Generator(loaded, device=device, threads=threads))
+        try:
+            opened.check_bundle(loaded)
+            part = loaded.manifest.question_encoder
+            encoder = TextEncoder.from_bundle(loaded, part, device=device, threads=threads)
+            generator = Generator(loaded, device=device, threads=threads)
+        except BaseException:
+            if not given:
+                opened.close()
+            raise
+        return cls(loaded, opened, encoder, generator, owns_knowledge_base=not given)
 
     def search(
         self, question: str, *, k: int | None = None, where: Mapping[str, Any] | None = None
@@ -148,8 +166,9 @@ class RagEngine:
         return AnswerStream(_Request(self, _checked([question]), n_docs, where, chosen))
 
     def close(self) -> None:
-        """Close the knowledge base."""
-        self.knowledge_base.close()
+        """Close the knowledge base, unless it was open when it was given."""
+        if self._owns_knowledge_base:
+            self.knowledge_base.close()
 
     def __enter__(self) -> RagEngine:
         return self
@@ -175,14 +194,14 @@ class _Request:
         self.config = config
         self.questions = questions
         self._engine = engine
-        self._watch = Stopwatch()
+        self.watch = Stopwatch()
         retrieval = engine.bundle.manifest.retrieval
         warn_of_long_questions(engine._encoder, questions)
-        with self._watch.measure("tokenise"):
+        with self.watch.measure("tokenise"):
             rows = engine._encoder.tokenise(questions)
-        with self._watch.measure("encode"):
+        with self.watch.measure("encode"):
             vectors = engine._encoder.encode_tokens(rows)
-        with self._watch.measure("search"):
+        with self.watch.measure("search"):
             k = retrieval.n_docs if n_docs is None else n_docs
             self.passages = engine.knowledge_base.search_vectors(vectors, k, where=where)
             self._revision = engine.knowledge_base.revision
@@ -192,12 +211,12 @@ class _Request:
     def begin(self) -> Generation:
         """Compose the prompts and read them."""
         composer = self._engine.generator.composer
-        with self._watch.measure("compose"):
+        with self.watch.measure("compose"):
             contexts = [
                 composer.compose(question, [(p.title, p.text) for p in found])
                 for question, found in zip(self.questions, self.passages, strict=True)
             ]
-        with self._watch.measure("prefill"):
+        with self.watch.measure("prefill"):
             return self._engine.generator.begin(
                 contexts, self._priors, self.config, cancellation=self.cancellation
             )
@@ -208,9 +227,9 @@ class _Request:
 
     def finish(self, generation: Generation) -> list[Answer]:
         """Run what is left of a generation and give its answers."""
-        with self._watch.measure("decode"):
+        with self.watch.measure("decode"):
             found = generation.results()
-        timings = self._watch.timings()
+        timings = self.watch.timings()
         answers = []
         for i, results in enumerate(found):
             best, *others = [self._answer(i, f.hypothesis.chain(), timings) for f in results]
@@ -273,7 +292,12 @@ class AnswerStream:
     def __next__(self) -> Token:
         if self._request.cancellation.cancelled:
             raise StopIteration
-        return next(self._tokens)
+        try:
+            return next(self._tokens)
+        except GenerationError:
+            if self._request.cancellation.cancelled:  # closed from another thread, while a step ran
+                raise StopIteration from None
+            raise
 
     def close(self) -> None:
         """Stop the work."""
@@ -291,7 +315,7 @@ class AnswerStream:
         generation = self._request.begin()
         search = generation.requests[0].search
         given = 0
-        for _ in generation:
+        while self._advance(generation):
             decided = self._request.tokens(search.decided(), final=search.done)
             ready = len(decided)
             if not search.done:
@@ -300,12 +324,21 @@ class AnswerStream:
             given = max(given, ready)
         self.answer = self._request.finish(generation)[0]
 
+    def _advance(self, generation: Generation) -> bool:
+        """Generate a token; False where there is none left, or the stream was closed meanwhile."""
+        with self._request.watch.measure("decode"):
+            try:
+                next(iter(generation))
+            except StopIteration:
+                return False
+        return True
+
 
 def _checked(questions: list[str]) -> list[str]:
     for question in questions:
         if not isinstance(question, str):
             raise TypeError(f"a question must be a string, got {type(question).__name__}")
-        if not question.strip():
+        if not clean(question).strip():
             raise ValueError("the question is empty")
     return questions
 

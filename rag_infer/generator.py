@@ -151,7 +151,9 @@ class Generator:
             context_input_ids: int64 ``[questions * n_docs, tokens]``, question-major, right-padded. For a
                 decoder-only generator a context is the whole prompt.
             context_attention_mask: int64, same shape, 1 where a token counts.
-            doc_scores: float32 ``[questions, n_docs]``, raw retrieval scores, minus infinity for weight zero.
+            doc_scores: float32 ``[questions, n_docs]``, retrieval scores as they go into the softmax (as in
+                transformers; a bundle's ``score_scale`` belongs to its retrieval and is not applied here), minus
+                infinity for weight zero.
             config: settings, default the bundle's.
 
         Raises:
@@ -216,10 +218,7 @@ class Generator:
         eos = self._part.eos_token_ids
         constraints = processors(config, eos_token_ids=eos, vocab_size=self._part.vocab_size)
         stop: Stop = stop_condition(self.tokenizer, eos, config.stop_strings)
-        requests = [
-            Request(p, new_search(config, stop, num_eos=len(eos), question_index=i))
-            for i, p in enumerate(priors)
-        ]
+        requests = [Request(p, new_search(config, stop, num_eos=len(eos))) for p in priors]
         # Room for the first tokens of all beams; longer answers grow the cache.
         reserve = max(config.num_beams, config.num_return_sequences) * min(config.max_tokens, 16)
         state, logits = self._decoder.prefill(preamble, pieces, reserve=reserve, cancellation=cancellation)

@@ -80,7 +80,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = check_threads(threads)
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what goes wrong is raised
         # Encoder and generator have a pool each; threads that spin after a run would steal the other's time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = _providers(device)

@@ -17,6 +17,7 @@ from rag_infer.bundle import (
     Manifest,
     PromptTemplate,
     record_files,
+    sealed,
 )
 from rag_infer.errors import BundleError
 
@@ -53,11 +54,11 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def change(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+def change(folder: Path, edit: Callable[[dict[str, Any]], None], *, seal: bool = True) -> None:
     path = folder / "bundle.json"
     data = json.loads(path.read_text(encoding="utf-8"))
     edit(data)
-    path.write_text(json.dumps(data), encoding="utf-8")
+    path.write_text(json.dumps(sealed(data) if seal else data), encoding="utf-8")
 
 
 def test_round_trip(folder: Path) -> None:
@@ -113,6 +114,33 @@ def test_file_cut_short(folder: Path) -> None:
 def test_unknown_key(folder: Path, part: str | None) -> None:
     change(folder, lambda d: (d if part is None else d[part]).update(surprise=1))
     with pytest.raises(BundleError, match="unknown key 'surprise'"):
+        Bundle.load(folder)
+
+
+def test_altered_manifest(folder: Path) -> None:
+    change(folder, lambda d: d["retrieval"].update(score_scale=90.0), seal=False)
+    with pytest.raises(BundleError, match=r"bundle\.json does not have the sha256 it names \(\w+\): altered"):
+        Bundle.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("question_encoder", {"path": 5}),
+        ("question_encoder", {"normalise": 1}),
+        ("question_encoder", {"dim": True}),
+        ("retrieval", {"score_scale": "20"}),
+        ("retrieval", {"score_scale": float("nan")}),
+        ("generator", {"eos_token_ids": 5}),
+        ("generator", {"eos_token_ids": ["2"]}),
+        ("generator", {"prompt": {"preamble": 1, "passage": "", "question": ""}}),
+        (None, {"parity": 5}),
+        (None, {"precision": None}),
+    ],
+)
+def test_entry_of_another_type(folder: Path, part: str | None, entry: dict[str, Any]) -> None:
+    change(folder, lambda d: (d if part is None else d[part]).update(entry))
+    with pytest.raises(BundleError, match="cannot be"):
         Bundle.load(folder)
 
 

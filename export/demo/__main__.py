@@ -29,7 +29,16 @@ QUESTIONS = (
 NEXT_QUESTION = "Which dynasty built the best-known sections of the Great Wall of China?"
 
 STAGES = ("sources", "corpus", "bundle", "kb")
-EXPORT_PACKAGES = ("torch", "transformers", "onnx", "onnxruntime-gpu", "onnxruntime")
+EXPORT_PACKAGES = (
+    "torch",
+    "transformers",
+    "optimum",
+    "onnx",
+    "gguf",
+    "tokenizers",
+    "onnxruntime-gpu",
+    "onnxruntime",
+)
 
 
 def prepare(folder: Path, *, until: str = "kb") -> None:
@@ -45,15 +54,28 @@ def prepare(folder: Path, *, until: str = "kb") -> None:
     if "bundle" in wanted:
         export = Path(__file__).parent.parent
         inputs = fingerprint(
-            PACKAGES, *sorted(export.glob("*.py")), export / "families", *map(_version, EXPORT_PACKAGES)
+            *(PACKAGES, *sorted(export.glob("*.py")), export / "families"),
+            *(Path(rag_infer.__file__).with_name(name) for name in ("bundle.py", "compose.py", "verify.py")),
+            *map(_version, EXPORT_PACKAGES),
         )
-        run_stage(folder, "bundle", inputs, bundle, lambda: _export(sources, bundle))
+        run_stage(
+            folder,
+            "bundle",
+            inputs,
+            bundle,
+            lambda: _export(sources, bundle),
+            stands=lambda: _is_whole(bundle),
+        )
     if "kb" in wanted:
         encoder = Bundle.load(bundle, check="size")
         part = encoder.manifest.passage_encoder
         assert part is not None
         inputs = fingerprint(corpus, encoder.fingerprint(part))
-        run_stage(folder, "kb", inputs, kb, lambda: _index(corpus, bundle, kb, inputs))
+        run_stage(
+            *(folder, "kb", inputs, kb),
+            lambda: _index(corpus, bundle, kb, inputs),
+            stands=lambda: _opens(kb),
+        )
 
 
 def answer(folder: Path) -> None:
@@ -111,6 +133,22 @@ def _rag_infer(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "rag_infer.cli.main", *words], check=False)
     if done.returncode != 0:
         raise RagInferError(f"rag-infer {words[0]} failed with status {done.returncode}")
+
+
+def _is_whole(bundle: Path) -> bool:
+    try:
+        Bundle.load(bundle, check="size")
+    except RagInferError:
+        return False
+    return True
+
+
+def _opens(kb: Path) -> bool:
+    try:
+        rag_infer.KnowledgeBase.open(kb).close()
+    except RagInferError:
+        return False
+    return True
 
 
 def _version(package: str) -> str:

@@ -24,7 +24,15 @@ def fingerprint(*inputs: str | Path) -> str:
     return digest.hexdigest()
 
 
-def run_stage(folder: Path, name: str, inputs: str, result: Path, make: Callable[[], None]) -> bool:
+def run_stage(
+    folder: Path,
+    name: str,
+    inputs: str,
+    result: Path,
+    make: Callable[[], None],
+    *,
+    stands: Callable[[], bool] | None = None,
+) -> bool:
     """Make a stage's result unless it stands already.
 
     The stamp is written after the result, so a stage that was killed is made again.
@@ -35,12 +43,13 @@ def run_stage(folder: Path, name: str, inputs: str, result: Path, make: Callable
         inputs: fingerprint of everything the result depends on.
         result: the file or folder that must exist.
         make: makes it.
+        stands: whether it is whole; default: whether it exists.
 
     Returns:
         Whether it was made now.
     """
     stamps = _read(folder)
-    if stamps.get(name) == inputs and result.exists():
+    if stamps.get(name) == inputs and (stands or result.exists)():
         print(f"[{name}] already there: {result}", flush=True)
         return False
     started = time.perf_counter()
@@ -54,9 +63,9 @@ def run_stage(folder: Path, name: str, inputs: str, result: Path, make: Callable
 def _read(folder: Path) -> dict[str, str]:
     try:
         stamps = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
-    return dict(stamps)
+    return dict(stamps) if isinstance(stamps, dict) else {}
 
 
 def _write(folder: Path, stamps: dict[str, str]) -> None:

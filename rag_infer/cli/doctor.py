@@ -6,12 +6,13 @@ import argparse
 import json
 import platform
 from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rag_infer.cli.defaults import cache_folder
-from rag_infer.errors import RagInferError
+from rag_infer.errors import BundleError, RagInferError
 from rag_infer.version import __version__
 
 HELP = "show versions, processor, providers and cache, and what is wrong with a bundle or knowledge base"
@@ -34,7 +35,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.bundle:
         facts["bundle"] = _examine("bundle", arguments.bundle, _bundle_facts, problems)
     if arguments.kb:
-        facts["knowledge base"] = _examine("knowledge base", arguments.kb, _knowledge_base_facts, problems)
+        look = partial(_knowledge_base_facts, bundle=arguments.bundle)
+        facts["knowledge base"] = _examine("knowledge base", arguments.kb, look, problems)
     if arguments.json:
         print(json.dumps({**facts, "problems": problems}))
     else:
@@ -110,7 +112,11 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     from rag_infer.verify import verify_bundle
 
     bundle = Bundle.load(path)
-    verify_bundle(path)
+    failed = [check for check in verify_bundle(path) if not check.passed]
+    if failed:
+        raise BundleError(
+            f"{path}: {failed[0].name} no longer gives its {failed[0].against}: 'rag-infer verify' tells more"
+        )
     manifest = bundle.manifest
     parts = [
         n for n in ("question_encoder", "passage_encoder", "generator") if getattr(manifest, n) is not None
@@ -123,10 +129,13 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _knowledge_base_facts(path: Path) -> dict[str, Any]:
+def _knowledge_base_facts(path: Path, *, bundle: Path | None) -> dict[str, Any]:
+    from rag_infer.bundle import Bundle
     from rag_infer.knowledge import KnowledgeBase
 
     with KnowledgeBase.open(path) as knowledge_base:
+        if bundle is not None:
+            knowledge_base.check_bundle(Bundle.load(bundle, check="size"))
         knowledge_base.check()
         return dict(knowledge_base.info())
 

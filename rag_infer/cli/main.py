@@ -51,9 +51,11 @@ def shared_options() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for a failure, 2 for misuse, 130 for Ctrl-C."""
-    arguments = build_parser().parse_args(argv)
+    debug = False
     warnings.showwarning = _show_warning
     try:
+        arguments = build_parser().parse_args(argv)
+        debug = arguments.debug
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("rag-infer: interrupted; what was committed is kept", file=sys.stderr)
@@ -63,9 +65,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = None
         return FAILURE
     except (RagInferError, OSError) as error:
-        return _report(error, FAILURE, debug=arguments.debug)
+        return _report(error, FAILURE, debug=debug)
+    except MemoryError as error:
+        return _report(RagInferError(f"not enough memory: {error}"), FAILURE, debug=debug)
     except (ValueError, TypeError) as error:
-        return _report(error, MISUSE, debug=arguments.debug)
+        return _report(error, MISUSE, debug=debug)
 
 
 def _report(error: Exception, status: int, *, debug: bool) -> int:

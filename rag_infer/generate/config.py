@@ -7,9 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+
 STRATEGIES = ("rag-token",)
 # Logits over anything smaller would overflow float32.
 SMALLEST_DIVISOR = 1e-30
+# Lengths to a higher power would overflow.
+LARGEST_LENGTH_PENALTY = 50.0
+WHOLE_NUMBERS = (
+    *("num_beams", "num_return_sequences", "max_length", "max_new_tokens", "min_length", "top_k", "seed"),
+    *("no_repeat_ngram_size", "forced_bos_token_id", "forced_eos_token_id"),
+)
+FLAGS = ("do_sample", "do_deduplication", "exclude_bos_score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +83,7 @@ class GenerationConfig:
         if isinstance(stop_strings, str):
             raise TypeError(f"stop_strings must be a sequence of strings, not the string {stop_strings!r}")
         object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
+        self._check_types()
         self._check_choices()
         self._check_ranges()
         if self.do_sample and self.num_beams > 1:
@@ -86,10 +96,22 @@ class GenerationConfig:
         if self.min_length > self.max_tokens:
             raise ValueError(f"min_length={self.min_length} is above the maximum of {self.max_tokens} tokens")
 
+    def _check_types(self) -> None:
+        for name in WHOLE_NUMBERS:
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+                raise TypeError(f"{name} must be a whole number, got {value!r}")
+        for name in FLAGS:
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for text in self.stop_strings:
+            if not isinstance(text, str):
+                raise TypeError(f"stop_strings must hold strings, got {text!r}")
+
     def _check_choices(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {self.strategy!r}: expected one of {', '.join(STRATEGIES)}")
-        if self.early_stopping not in (True, False, "never"):
+        if not any(self.early_stopping is v for v in (True, False)) and self.early_stopping != "never":
             raise ValueError(f"early_stopping must be True, False or 'never', got {self.early_stopping!r}")
         if any(not w for w in self.bad_words_ids):
             raise ValueError("bad_words_ids holds an empty sequence")
@@ -107,8 +129,10 @@ class GenerationConfig:
         for name in ("temperature", "repetition_penalty"):
             if not SMALLEST_DIVISOR <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
-        if not math.isfinite(self.length_penalty):
-            raise ValueError(f"length_penalty must be a finite number, got {self.length_penalty}")
+        if not abs(self.length_penalty) <= LARGEST_LENGTH_PENALTY:
+            raise ValueError(
+                f"length_penalty must be at most {LARGEST_LENGTH_PENALTY}, got {self.length_penalty}"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
@@ -129,4 +153,6 @@ class GenerationConfig:
         unknown = sorted(set(changes) - known)
         if unknown:
             raise TypeError(f"unknown generation setting {unknown[0]!r}: expected {', '.join(sorted(known))}")
+        if "max_length" in changes and "max_new_tokens" not in changes:
+            changes = {**changes, "max_new_tokens": None}  # else a default of the other would win
         return replace(self, **changes)

@@ -39,12 +39,11 @@ class Request:
         return len(self.priors)
 
 
-def new_search(config: GenerationConfig, stop: Stop, *, num_eos: int, question_index: int = 0) -> Search:
-    """The search a config asks for. A seed gives each question of a batch its own repeatable stream."""
+def new_search(config: GenerationConfig, stop: Stop, *, num_eos: int) -> Search:
+    """The search a config asks for. With a seed a question is answered alike alone and in any batch."""
     if config.num_beams > 1:
         return BeamSearch(config, stop, num_eos=num_eos)
-    seed = None if config.seed is None else [config.seed, question_index]
-    return IndependentSearch(config, stop, random=np.random.default_rng(seed))
+    return IndependentSearch(config, stop, random=np.random.default_rng(config.seed))
 
 
 def decode(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ from rag_infer._arrays import check_array
 from rag_infer.bundle import Bundle
 from rag_infer.errors import KnowledgeBaseError
 from rag_infer.knowledge import maintenance
-from rag_infer.knowledge.encoders import Encoder, Encoders, choose_encoders
+from rag_infer.knowledge.encoders import BundleEncoders, Encoder, Encoders, choose_encoders
 from rag_infer.knowledge.folder import LOCK, check_encoder, create_folder, new_settings, sizes
 from rag_infer.knowledge.index import Index, check_kind
 from rag_infer.knowledge.lock import WriterLock
@@ -29,6 +29,7 @@ from rag_infer.knowledge.vectors import VECTORS, Segments
 from rag_infer.knowledge.view import Views
 from rag_infer.knowledge.writer import Upserted, Writer
 from rag_infer.session import check_threads
+from rag_infer.text import clean
 
 WRITER_TIMEOUT = 10.0
 
@@ -169,7 +170,7 @@ class KnowledgeBase:
             knowledge_base._index.repair()
             return replace(knowledge_base.check(), repaired=repaired)
 
-    def upsert(self, passages: Sequence[Passage], vectors: NDArray[np.float32] | None = None) -> Upserted:
+    def upsert(self, passages: Iterable[Passage], vectors: NDArray[np.float32] | None = None) -> Upserted:
         """Add passages, replacing those with the same id. All of them become visible at once.
 
         A passage that is there with the same contents costs no work. Of several with the same id the last counts.
@@ -182,6 +183,7 @@ class KnowledgeBase:
             TypeError, ValueError: something else than passages; vectors of another dtype or shape, or not finite.
             KnowledgeBaseError: opened without encoder, another writer, or a full disk. What was committed is kept.
         """
+        passages = list(passages)
         for passage in passages:
             if not isinstance(passage, Passage):
                 raise TypeError(f"passages must be Passage objects, got {type(passage).__name__}")
@@ -202,13 +204,14 @@ class KnowledgeBase:
         done = self._writer.put(chosen, [digests[i] for i in new], stored, encoded=vectors is None)
         return done._replace(unchanged=done.unchanged + len(kept) - len(new))
 
-    def delete(self, ids: Sequence[str]) -> list[str]:
+    def delete(self, ids: Iterable[str]) -> list[str]:
         """Delete passages; returns those of the ids that were there. Unknown ids are no error."""
         return self._writer.remove(_check_ids(ids))
 
-    def get(self, ids: Sequence[str]) -> list[Passage | None]:
+    def get(self, ids: Iterable[str]) -> list[Passage | None]:
         """The passages of ids, in their order; None where there is none."""
         with self._record.reading() as connection:
+            ids = list(ids) if not isinstance(ids, str) else ids
             found = passages_by_id(connection, _check_ids(ids))
         return [found.get(i) for i in ids]
 
@@ -251,7 +254,7 @@ class KnowledgeBase:
         for text in questions:
             if not isinstance(text, str):
                 raise TypeError(f"a question must be a string, got {type(text).__name__}")
-            if not text.strip():
+            if not clean(text).strip():
                 raise ValueError("the question is empty")
         vectors = self._need_encoders().questions(questions)
         found = self.search_vectors(vectors, k, where=where)
@@ -305,6 +308,15 @@ class KnowledgeBase:
                 vectors = self._views.at(connection).vectors
             maintenance.compact(self._writer, vectors, dim=self.settings.dim)
             self._index.refresh(self._index_kind())
+
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Refuse a bundle whose passage encoder is not the one this was made with.
+
+        Raises:
+            EncoderMismatchError: the message names both.
+            BundleError: the bundle has no passage encoder.
+        """
+        check_encoder(self.folder, self.settings, BundleEncoders(bundle, device="cpu", threads=1))
 
     def check(self) -> CheckReport:
         """Compare all data with their checksums and with the record.
@@ -374,9 +386,10 @@ class KnowledgeBase:
             raise ValueError(f"{name}: row {bad[0]} holds NaN or infinity ({bad.size} such rows)")
 
 
-def _check_ids(ids: Sequence[str]) -> list[str]:
+def _check_ids(ids: Iterable[str]) -> list[str]:
     if isinstance(ids, str):
         raise TypeError(f"ids must be a sequence of ids, not the string {ids!r}")
+    ids = list(ids)
     for id_ in ids:
         if not isinstance(id_, str):
             raise TypeError(f"an id must be a string, got {id_!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rag_infer.bundle import sealed
 from rag_infer.cli.main import main
 from tests.export.checkpoints import write_bert, write_llama
 
@@ -66,7 +67,7 @@ def test_verify_tells_what_fails(made: Path, capsys: pytest.CaptureFixture[str],
     main(["export", str(bundle), "--generator", str(made / "llama")])
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["parity"]["generator"]["limits"]["max_difference"] = 1e-12
-    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    (bundle / "bundle.json").write_text(json.dumps(sealed(manifest)))
     capsys.readouterr()
     assert main(["verify", str(bundle), "--stored-only"]) == 1
     assert "FAIL generator" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rag_infer.bundle import record_files
+from rag_infer.bundle import record_files, sealed
 from rag_infer.cli.main import main
 from rag_infer.errors import BundleError
 from rag_infer.export import export_bundle
@@ -42,7 +42,7 @@ def record(bundle: Path) -> None:
     """Let the manifest say that the files are right."""
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["files"] = {name: vars(entry) for name, entry in record_files(bundle).items()}
-    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    (bundle / "bundle.json").write_text(json.dumps(sealed(manifest)))
 
 
 def rewrite(path: Path, changed: Callable[[dict[str, Any]], Any]) -> None:

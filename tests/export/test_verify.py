@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_infer.bundle import Bundle, record_files
+from rag_infer.bundle import Bundle, record_files, sealed
 from rag_infer.errors import BundleError, ExportError
 from rag_infer.export import export_bundle, reverify_bundle
 from rag_infer.export.causal import load_generator
@@ -46,7 +46,7 @@ def alter(bundle: Path, name: str) -> None:
     weights.tofile(path)
     manifest = json.loads((bundle / "bundle.json").read_text())
     manifest["files"] = {k: vars(v) for k, v in record_files(bundle).items()}
-    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    (bundle / "bundle.json").write_text(json.dumps(sealed(manifest)))
 
 
 def verdicts(checks: list[Check]) -> list[bool]:

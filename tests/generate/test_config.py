@@ -20,7 +20,7 @@ from rag_infer import GenerationConfig
         ({"min_length": 40}, "min_length=40 is above the maximum of 32"),
         ({"temperature": 0.0}, "temperature must be above 0"),
         ({"temperature": float("inf")}, "temperature must be above 0 and finite"),
-        ({"length_penalty": float("nan")}, "length_penalty must be a finite number"),
+        ({"length_penalty": float("nan")}, "length_penalty must be at most 50"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"top_p": 0.0}, "top_p must be above 0"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1, got 1.5"),
