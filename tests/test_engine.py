@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rag_infer import GenerationConfig, KnowledgeBase, Passage, RagEngine, RagInferWarning
-from rag_infer.errors import DeviceError, GenerationError, KnowledgeBaseError
+from rag_infer.errors import DeviceError, KnowledgeBaseError
 
 pytestmark = pytest.mark.real_model
 
@@ -91,8 +91,7 @@ def test_closing_from_another_thread_stops_a_running_step(engine: RagEngine) -> 
     timer = threading.Timer(full / 5, stream.close)
     started = time.perf_counter()
     timer.start()
-    with pytest.raises(GenerationError, match="cancelled"):
-        next(stream)
+    assert list(stream) == []
     assert time.perf_counter() - started < full
     timer.join()
 

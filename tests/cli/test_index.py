@@ -158,11 +158,18 @@ def test_misuse_and_absence(tmp_path: Path, kb: Path, bundle: Path, corpus: Path
     assert not (tmp_path / "none").exists()
 
 
+def heed_interrupts() -> None:
+    """A shell's background jobs ignore SIGINT, and their children with them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_build_that_was_stopped_is_finished(tmp_path: Path, bundle: Path, how: signal.Signals) -> None:
     corpus = write_corpus(tmp_path / "corpus.jsonl", 4000)
     words = ["build", tmp_path / "kb", corpus, "--bundle", bundle, "--batch-size", 2]
-    with subprocess.Popen(command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command(*words), cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts
+    ) as process:
         committed = 0
         while committed < 50 and process.poll() is None:
             time.sleep(0.01)
