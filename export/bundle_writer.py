@@ -26,7 +26,6 @@ from rag_infer.export.encoder_graph import write_encoder_graph
 from rag_infer.export.families.llama import FLOAT32_WEIGHTS
 from rag_infer.export.folder import new_folder
 from rag_infer.export.parity import check_encoder, check_generator
-from rag_infer.export.prompts import GENERATION
 from rag_infer.export.quantise import quantise_graph
 from rag_infer.export.text_encoder import EncoderOptions, LoadedEncoder, load_encoder
 from rag_infer.version import __version__
@@ -106,6 +105,7 @@ class _Writer:
         self._tell = tell
         self._parts: dict[str, EncoderPart | CausalGeneratorPart] = {}
         self._parity: dict[str, Any] = {}
+        self._generation: dict[str, Any] = {}
 
     def encoders(self, question: Source | None, passage: Source | None, options: EncoderOptions) -> str:
         """Export one or both encoders; returns their similarity."""
@@ -146,6 +146,7 @@ class _Writer:
         self._tell(f"loading the generator {Path(source).name}")
         loaded = load_generator(source)
         part = loaded.part("generator", prompt)
+        self._generation = loaded.generation()
         _check_room(loaded, part)
         folder = self._folder / part.path
         folder.mkdir()
@@ -204,7 +205,7 @@ class _Writer:
             created_by=f"rag_infer {__version__}",
             precision=self._precision,
             retrieval=retrieval,
-            generation=dict(GENERATION) if "generator" in self._parts else {},
+            generation=self._generation,
             parity=self._parity,
             files=record_files(self._folder),
             **self._parts,  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from rag_infer.export.checkpoint import Checkpoint, find_checkpoint, load_comple
 from rag_infer.export.families.llama import LlamaDecoder, check_config
 from rag_infer.export.gguf_file import GgufFile
 from rag_infer.export.graph_file import write_graph
-from rag_infer.export.prompts import DEFAULT_PROMPT
+from rag_infer.export.prompts import DEFAULT_PROMPT, GENERATION
 from rag_infer.export.tokenizer_file import load_tokenizer, read_tokenizer_file, unpadded
 from rag_infer.export.tracing import quiet_exporter
 
@@ -58,6 +58,14 @@ class LoadedGenerator:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     origin: dict[str, Any] = field(default_factory=dict)
+
+    def generation(self) -> dict[str, Any]:
+        """The bundle's generation settings; an answer may not begin with its end, as small models like it to."""
+        stops = GENERATION["stop_strings"]
+        texts = ((i, self.tokenizer.decode([i])) for i in range(self.tokenizer.get_vocab_size()))
+        ends = {i for i, text in texts if any(s in text and not text.split(s)[0].strip() for s in stops)}
+        first = sorted(i for i in {*ends, *self.eos_token_ids} if i < self.model.config.vocab_size)
+        return {**GENERATION, "begin_suppress_tokens": first}
 
     def part(self, path: str, prompt: PromptTemplate | None) -> CausalGeneratorPart:
         """The generator's entry in the manifest."""

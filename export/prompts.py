@@ -6,6 +6,8 @@ passage when asked in its own markup, and answers with a few words here.
 
 from __future__ import annotations
 
+from typing import Any
+
 from rag_infer.bundle import PromptTemplate
 
 DEFAULT_PROMPT = PromptTemplate(
@@ -21,4 +23,10 @@ DEFAULT_PROMPT = PromptTemplate(
     question="Question: {question}\nAnswer:",
 )
 
-GENERATION = {"strategy": "rag-token", "num_beams": 1, "max_new_tokens": 32, "stop_strings": ["\n"]}
+# `rag_infer.export.causal.LoadedGenerator.generation` adds what an answer may not begin with.
+GENERATION: dict[str, Any] = {
+    "strategy": "rag-token",
+    "num_beams": 1,
+    "max_new_tokens": 32,
+    "stop_strings": ["\n"],
+}

@@ -40,6 +40,7 @@ class GenerationConfig:
         early_stopping: True, False or "never".
         no_repeat_ngram_size: no n-gram of this size occurs twice; 0 allows all.
         bad_words_ids: token sequences that may not occur.
+        begin_suppress_tokens: tokens that may not come first.
         forced_bos_token_id, forced_eos_token_id: the first token, and the last when ``max_length`` is reached.
         repetition_penalty: above 1 makes tokens already generated less likely (Keskar et al. 2019).
         do_sample, temperature, top_k, top_p, seed: sampling; a seed makes it repeatable.
@@ -60,6 +61,7 @@ class GenerationConfig:
     early_stopping: bool | str = False
     no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = None
     repetition_penalty: float = 1.0
@@ -79,6 +81,7 @@ class GenerationConfig:
             ValueError: a value out of its range, or two that contradict each other.
         """
         object.__setattr__(self, "bad_words_ids", tuple(tuple(int(t) for t in w) for w in self.bad_words_ids))
+        object.__setattr__(self, "begin_suppress_tokens", tuple(int(t) for t in self.begin_suppress_tokens))
         stop_strings: object = self.stop_strings
         if isinstance(stop_strings, str):
             raise TypeError(f"stop_strings must be a sequence of strings, not the string {stop_strings!r}")

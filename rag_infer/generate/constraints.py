@@ -33,6 +33,8 @@ def processors(config: GenerationConfig, *, eos_token_ids: Sequence[int], vocab_
         chosen.append(_bad_words(words))
     if config.min_length > 0 and eos_token_ids:
         chosen.append(_min_length(config.min_length, list(eos_token_ids)))
+    if config.begin_suppress_tokens:
+        chosen.append(_suppress_first(list(config.begin_suppress_tokens)))
     if config.forced_bos_token_id is not None:
         chosen.append(_force_at(0, config.forced_bos_token_id))
     if config.forced_eos_token_id is not None:
@@ -42,6 +44,7 @@ def processors(config: GenerationConfig, *, eos_token_ids: Sequence[int], vocab_
 
 def _check_tokens(config: GenerationConfig, vocab_size: int) -> None:
     named = [(t, "bad_words_ids") for w in config.bad_words_ids for t in w]
+    named += [(t, "begin_suppress_tokens") for t in config.begin_suppress_tokens]
     named += [
         (t, n)
         for n in ("forced_bos_token_id", "forced_eos_token_id")
@@ -91,6 +94,14 @@ def _min_length(length: int, eos_token_ids: list[int]) -> Processor:
     def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
         if len(tokens) < length:
             scores[eos_token_ids] = -np.inf
+
+    return apply
+
+
+def _suppress_first(suppressed: list[int]) -> Processor:
+    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        if not tokens:
+            scores[suppressed] = -np.inf
 
     return apply
 

@@ -18,7 +18,7 @@ from rag_infer.export import export_bundle
 from rag_infer.generate.causal import CausalDecoder
 from rag_infer.session import Session
 from tests.export.checkpoints import write_json, write_llama
-from tests.generate.conftest import END, PAD
+from tests.generate.conftest import END, PAD, make_tokenizer
 
 KINDS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
@@ -86,6 +86,14 @@ def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
         sizes[name] = bundle.manifest.files["generator/decoder.onnx.data"].size
     # Head and embedding, [300, 32] float32, each begin at a multiple of 64 KiB only where they are larger.
     assert sizes["untied"] - sizes["tied"] == 300 * 32 * 4
+
+
+def test_an_answer_does_not_begin_with_its_end(tmp_path: Path) -> None:
+    write_llama(tmp_path / "c")
+    generation = export_bundle(tmp_path / "b", generator=tmp_path / "c").manifest.generation
+    newline = make_tokenizer().encode("\n").ids
+    assert generation["begin_suppress_tokens"] == sorted([END, *newline])
+    assert generation["stop_strings"] == ["\n"]
 
 
 def test_manifest(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ def reference(settings: dict[str, Any]) -> list[Any]:
         made.append(lp.NoRepeatNGramLogitsProcessor(settings["no_repeat_ngram_size"]))
     if "bad_words_ids" in settings:
         made.append(lp.NoBadWordsLogitsProcessor(settings["bad_words_ids"], eos_token_id=EOS))
+    if "begin_suppress_tokens" in settings:
+        made.append(lp.SuppressTokensAtBeginLogitsProcessor(settings["begin_suppress_tokens"], begin_index=0))
     if "min_length" in settings:
         made.append(lp.MinLengthLogitsProcessor(settings["min_length"], EOS))
     return made
@@ -34,6 +36,7 @@ def reference(settings: dict[str, Any]) -> list[Any]:
     [
         {"repetition_penalty": 1.3},
         {"repetition_penalty": 0.7},
+        {"begin_suppress_tokens": [4, EOS]},
         {"no_repeat_ngram_size": 1},
         {"no_repeat_ngram_size": 2},
         {"no_repeat_ngram_size": 3},
