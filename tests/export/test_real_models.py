@@ -88,7 +88,9 @@ def test_smollm2_logits(generator: Generator, smollm2: Any, prompts: list[list[i
 
 def test_smollm2_greedy_tokens(generator: Generator, smollm2: Any, prompts: list[list[int]]) -> None:
     ids, mask = batch(prompts)
-    config = generator.defaults.updated({"max_new_tokens": TOKENS, "stop_strings": ()})
+    config = generator.defaults.updated(
+        {"max_new_tokens": TOKENS, "stop_strings": (), "begin_suppress_tokens": ()}
+    )
     scores = np.zeros((len(prompts), 1), dtype=np.float32)
     output = generator.generate_from_contexts(ids, mask, scores, config=config)
     settings = GenerationConfig(max_new_tokens=TOKENS, do_sample=False, eos_token_id=2, pad_token_id=2)
@@ -107,7 +109,9 @@ def test_rag_token_over_real_passages(generator: Generator, smollm2: Any) -> Non
     contexts = composer.compose(sample.question, passages)
     scores = np.array([[3.0, 1.0, 2.0]], dtype=np.float32)
     rows = [[*composer.preamble_ids, *c.passage_ids, *c.question_ids] for c in contexts]
-    config = generator.defaults.updated({"max_new_tokens": 6, "stop_strings": ()})
+    config = generator.defaults.updated(
+        {"max_new_tokens": 6, "stop_strings": (), "begin_suppress_tokens": ()}
+    )
     output = generator.generate_from_contexts(*batch(rows), scores, config=config)
     priors = torch.log_softmax(torch.tensor(scores[0]).double(), dim=0)
     answer: list[int] = []
