@@ -45,7 +45,7 @@ def test_greedy_answers(tmp_path: Path, tied: bool) -> None:
     bundle = export_bundle(tmp_path / "b", generator=tmp_path / "c")
     generator = Generator.from_pretrained(bundle.folder, threads=1)
     config = generator.defaults.updated(
-        {"strategy": "rag-token", "num_beams": 1, "max_new_tokens": TOKENS, "stop_strings": ()}
+        {"max_new_tokens": TOKENS, "stop_strings": (), "begin_suppress_tokens": ()}
     )
     contexts = random_contexts(3, questions=6, num_docs=1, longest=90)
     output = generator.generate_from_contexts(*arrays(contexts, [[0.0]] * 6), config=config)
