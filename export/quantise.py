@@ -23,8 +23,8 @@ OPERATORS = ("MatMul", "Attention")
 def quantise_graph(source: Path, target: Path, *, keep: Collection[str] = ()) -> None:
     """Quantise a graph.
 
-    Weights are unsigned: processors without VNNI multiply signed weights in 16-bit sums that overflow without a word
-    (on one with AVX2 alone, no token of SmolLM2's fp32 answers was left), unsigned ones in 32 bits.
+    Weights are unsigned: processors without VNNI multiply signed weights in 16-bit sums that overflow without a word,
+    unsigned ones in 32 bits.
 
     Args:
         source: the float32 graph.

@@ -160,41 +160,33 @@ def _load_sentence_transformers(folder: Path, role: str, options: EncoderOptions
 def _load_bert(checkpoint: Checkpoint, options: EncoderOptions) -> LoadedEncoder:
     pooling = options.pooling or DEFAULT_POOLING
     model, ignored = _load_body(checkpoint, pooling)
-    similarity = options.similarity or "dot"
-    return LoadedEncoder(
-        model=model,
-        body=model,
-        pooling=pooling,
-        normalise=similarity == "cosine",
-        max_length=_max_length(model.config, None),
-        prefix=options.prefix or "",
-        similarity=similarity,
-        tokenizer=unpadded(load_tokenizer(checkpoint).backend_tokenizer),
-        ignored_keys=ignored,
-        origin=checkpoint.describe(),
-    )
+    return _loaded(checkpoint, options, model=model, body=model, pooling=pooling, ignored_keys=ignored)
 
 
 def _load_dpr(checkpoint: Checkpoint, architecture: str, options: EncoderOptions) -> LoadedEncoder:
     if options.pooling not in (None, "cls"):
         raise ExportError(f"{checkpoint.name} is a DPR encoder: its pooling is cls, not {options.pooling}")
-    similarity = options.similarity or "dot"
     model, ignored = load_complete(
         getattr(transformers, architecture), checkpoint.source, harmless=(POSITION_IDS, UNUSED_POOLER)
     )
     encoder = getattr(model, DPR_BODIES[architecture])
+    projection = encoder.encode_proj if encoder.projection_dim > 0 else None
+    parts = {"model": model, "body": encoder.bert_model, "projection": projection}
+    return _loaded(checkpoint, options, **parts, pooling="cls", ignored_keys=ignored)
+
+
+def _loaded(checkpoint: Checkpoint, options: EncoderOptions, *, model: Any, **parts: Any) -> LoadedEncoder:
+    """An encoder whose folder says nothing of similarity, prefix and length."""
+    similarity = options.similarity or "dot"
     return LoadedEncoder(
         model=model,
-        body=encoder.bert_model,
-        projection=encoder.encode_proj if encoder.projection_dim > 0 else None,
-        pooling="cls",
         normalise=similarity == "cosine",
         max_length=_max_length(model.config, None),
         prefix=options.prefix or "",
         similarity=similarity,
         tokenizer=unpadded(load_tokenizer(checkpoint).backend_tokenizer),
-        ignored_keys=ignored,
         origin=checkpoint.describe(),
+        **parts,
     )
 
 

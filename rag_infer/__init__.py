@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rag_infer.answer import Answer, AnswerPassage, Token
     from rag_infer.bundle import Bundle
     from rag_infer.encode import TextEncoder
-    from rag_infer.engine import AnswerStream, RagEngine
+    from rag_infer.engine import RagEngine
     from rag_infer.errors import (
         BundleError,
         CorpusError,
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from rag_infer.generate.config import GenerationConfig
     from rag_infer.generator import Generator, GeneratorOutput
     from rag_infer.knowledge import KnowledgeBase, Passage, ScoredPassage
+    from rag_infer.stream import AnswerStream
 
 _HOMES = {
     "RagEngine": "engine",
-    "AnswerStream": "engine",
+    "AnswerStream": "stream",
     "Answer": "answer",
     "AnswerPassage": "answer",
     "Token": "answer",

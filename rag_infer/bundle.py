@@ -3,9 +3,12 @@
 A bundle is a folder that `rag_infer.export` writes once and the runtime only reads::
 
     bundle.json                  everything below, as JSON
-    question_encoder/            model.onnx (+ model.onnx.data)  tokenizer.json
+    question_encoder/            model.onnx  model.onnx.data  tokenizer.json  check.npz
     passage_encoder/             likewise (or the same files as the question encoder)
-    generator/                   decoder.onnx (+ decoder.onnx.data)  tokenizer.json
+    generator/                   decoder.onnx  decoder.onnx.data  tokenizer.json  check.npz
+
+``check.npz`` holds inputs and outputs for `rag_infer.verify`. ``manifest_sha256`` in ``bundle.json`` is over all its
+other entries, so that no setting is altered unseen.
 
 Unknown keys are errors: a bundle that asks for something this version does not know is not half obeyed.
 """

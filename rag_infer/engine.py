@@ -4,7 +4,7 @@ token by token under all passages at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -13,20 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer import marginalise
-from rag_infer.answer import Answer, AnswerPassage, Token, settled, token_texts
+from rag_infer.answer import Answer, AnswerPassage, Token, token_texts
 from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder, encode_question, warn_of_long_questions
-from rag_infer.errors import GenerationError, KnowledgeBaseError
+from rag_infer.errors import KnowledgeBaseError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.hypothesis import Hypothesis
 from rag_infer.generator import Generation, Generator
 from rag_infer.knowledge import KnowledgeBase, ScoredPassage
 from rag_infer.session import Cancellation, check_threads
-from rag_infer.text import clean
+from rag_infer.stream import AnswerStream
+from rag_infer.text import check_question
 from rag_infer.timing import Stopwatch
 
 # Questions generated side by side. More would read the weights less often per question, but their caches of
-# keys and values (40 MB a question for a 135M model) would no longer be small.
+# keys and values would no longer be small.
 QUESTIONS_PER_BATCH = 4
 
 
@@ -203,8 +204,7 @@ class _Request:
             vectors = engine._encoder.encode_tokens(rows)
         with self.watch.measure("search"):
             k = retrieval.n_docs if n_docs is None else n_docs
-            self.passages = engine.knowledge_base.search_vectors(vectors, k, where=where)
-            self._revision = engine.knowledge_base.revision
+            self.passages, self._revision = engine.knowledge_base.search_revision(vectors, k, where=where)
         _check_found(self.passages, where)
         self._priors = [_priors(found, retrieval.score_scale) for found in self.passages]
 
@@ -270,77 +270,8 @@ class _Request:
         )
 
 
-class AnswerStream:
-    """Iterates over an answer's tokens as each is decided; `answer` when exhausted.
-
-    Closing it, from any thread or by leaving a ``with`` block, stops the work, a running step included.
-
-    Attributes:
-        passages: the retrieved passages, there before the first token.
-        answer: the whole answer once the stream is exhausted, None before.
-    """
-
-    def __init__(self, request: _Request) -> None:
-        self._request = request
-        self._tokens = self._run()
-        self.passages: list[ScoredPassage] = request.passages[0]
-        self.answer: Answer | None = None
-
-    def __iter__(self) -> Iterator[Token]:
-        return self
-
-    def __next__(self) -> Token:
-        if self._request.cancellation.cancelled:
-            raise StopIteration
-        try:
-            return next(self._tokens)
-        except GenerationError:
-            if self._request.cancellation.cancelled:  # closed from another thread, while a step ran
-                raise StopIteration from None
-            raise
-
-    def close(self) -> None:
-        """Stop the work."""
-        self._request.cancellation.cancel()
-
-    def __enter__(self) -> AnswerStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _run(self) -> Iterator[Token]:
-        generation = self._request.begin()
-        search = generation.requests[0].search
-        given = 0
-        while self._advance(generation):
-            decided = self._request.tokens(search.decided(), final=search.done)
-            ready = len(decided)
-            if not search.done:
-                ready = settled([token.text for token in decided], self._request.config.stop_strings)
-            yield from decided[given:ready]
-            given = max(given, ready)
-        self.answer = self._request.finish(generation)[0]
-
-    def _advance(self, generation: Generation) -> bool:
-        """Generate a token; False where there is none left, or the stream was closed meanwhile."""
-        with self._request.watch.measure("decode"):
-            try:
-                next(iter(generation))
-            except StopIteration:
-                return False
-        return True
-
-
 def _checked(questions: list[str]) -> list[str]:
-    for question in questions:
-        if not isinstance(question, str):
-            raise TypeError(f"a question must be a string, got {type(question).__name__}")
-        if not clean(question).strip():
-            raise ValueError("the question is empty")
-    return questions
+    return [check_question(question) for question in questions]
 
 
 def _check_found(passages: Sequence[Sequence[ScoredPassage]], where: Mapping[str, Any] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +47,9 @@ class GeneratorOutput:
 class Generation:
     """A batch of questions in progress: iterate to advance all by a token; `results` when exhausted."""
 
-    def __init__(self, requests: list[Request], steps: Iterator[None], prefill_ms: float) -> None:
+    def __init__(self, requests: list[Request], steps: Iterator[None]) -> None:
         self._steps = steps
         self.requests = requests
-        self.prefill_ms = prefill_ms
 
     def __iter__(self) -> Iterator[None]:
         """Yield after each token."""
@@ -214,7 +212,6 @@ class Generator:
         config: GenerationConfig,
         cancellation: Cancellation | None,
     ) -> Generation:
-        started = time.perf_counter()
         eos = self._part.eos_token_ids
         constraints = processors(config, eos_token_ids=eos, vocab_size=self._part.vocab_size)
         stop: Stop = stop_condition(self.tokenizer, eos, config.stop_strings)
@@ -222,7 +219,6 @@ class Generator:
         # Room for the first tokens of all beams; longer answers grow the cache.
         reserve = max(config.num_beams, config.num_return_sequences) * min(config.max_tokens, 16)
         state, logits = self._decoder.prefill(preamble, pieces, reserve=reserve, cancellation=cancellation)
-        prefill_ms = (time.perf_counter() - started) * 1000
         steps = decode(
             self._decoder,
             state,
@@ -232,7 +228,7 @@ class Generator:
             threads=self._kernel_threads,
             cancellation=cancellation,
         )
-        return Generation(requests, steps, prefill_ms)
+        return Generation(requests, steps)
 
     def _collect(self, found: list[list[Finished]], priors: Float, count: int) -> GeneratorOutput:
         tokens = max(len(f.hypothesis.tokens) for results in found for f in results)

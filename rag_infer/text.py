@@ -28,6 +28,20 @@ def clean(text: str) -> str:
     return "".join(c for c in text if c in "\t\n\r" or unicodedata.category(c) not in ("Cc", "Cs"))
 
 
+def check_question(question: object) -> str:
+    """The question, if it is a text with something to read in it.
+
+    Raises:
+        TypeError: not a string.
+        ValueError: nothing but space and control characters.
+    """
+    if not isinstance(question, str):
+        raise TypeError(f"a question must be a string, got {type(question).__name__}")
+    if not clean(question).strip():
+        raise ValueError("the question is empty")
+    return question
+
+
 def bucket(length: int, multiple: int = LENGTH_BUCKET) -> int:
     """The next multiple of ``multiple`` that holds ``length``, at least one multiple.
 

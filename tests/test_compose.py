@@ -15,7 +15,8 @@ from rag_infer.bundle import CausalGeneratorPart, PromptTemplate
 from rag_infer.compose import ANSWER_RESERVE, CausalComposer
 from rag_infer.errors import RagInferWarning
 from rag_infer.text import Tokenizer
-from tests.generate.conftest import BOS, END, MAX_POSITIONS, PAD, PROMPT, SPECIAL, TURN, VOCAB, make_tokenizer
+from tests.generate.conftest import MAX_POSITIONS, PROMPT
+from tests.tiny_llama import BOS, END, PAD, SPECIAL, TURN, VOCAB, make_tokenizer
 
 PART = CausalGeneratorPart(
     path="generator",

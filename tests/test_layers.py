@@ -17,6 +17,7 @@ LAYERS = [
     {"encode", "compose", "marginalise"},
     {"generate", "knowledge"},
     {"generator", "answer"},
+    {"stream"},
     {"engine"},
     {"evaluate", "verify"},
     {"cli"},

@@ -34,10 +34,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Answer and print."""
     from rag_infer.cli.show import show_answer
     from rag_infer.engine import RagEngine
+    from rag_infer.text import check_question
 
     question = " ".join(arguments.question)
-    if not question.strip():
-        raise ValueError("the question is empty")
+    check_question(question)
     conditions = where(arguments)
     with RagEngine.from_pretrained(
         bundle_path(arguments),

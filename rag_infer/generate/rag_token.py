@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,7 +55,6 @@ def decode(
     *,
     threads: int = 1,
     cancellation: Cancellation | None = None,
-    on_step: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
     """Advance all requests until done; yields after every token, so that a stream can look at the searches.
 
@@ -67,7 +66,6 @@ def decode(
         processors: constraints on the marginal.
         threads: threads of the kernels.
         cancellation: stops a step that runs.
-        on_step: called after every run of the graph.
     """
     active = list(requests)
     while active:
@@ -89,7 +87,6 @@ def decode(
         if active:
             parents, tokens = _next_step(active)
             logits = decoder.step(state, parents, tokens, cancellation=cancellation)
-            on_step()
 
 
 def _drop_finished(state: CausalState, active: Sequence[Request]) -> list[Request]:

@@ -12,10 +12,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer._arrays import check_array
 from rag_infer.bundle import Bundle
 from rag_infer.errors import KnowledgeBaseError
 from rag_infer.knowledge import maintenance
+from rag_infer.knowledge.arguments import check_ids, check_passages, check_vectors
 from rag_infer.knowledge.encoders import BundleEncoders, Encoder, Encoders, choose_encoders
 from rag_infer.knowledge.folder import LOCK, check_encoder, create_folder, new_settings, sizes
 from rag_infer.knowledge.index import Index, check_kind
@@ -29,7 +29,7 @@ from rag_infer.knowledge.vectors import VECTORS, Segments
 from rag_infer.knowledge.view import Views
 from rag_infer.knowledge.writer import Upserted, Writer
 from rag_infer.session import check_threads
-from rag_infer.text import clean
+from rag_infer.text import check_question
 
 WRITER_TIMEOUT = 10.0
 
@@ -183,12 +183,9 @@ class KnowledgeBase:
             TypeError, ValueError: something else than passages; vectors of another dtype or shape, or not finite.
             KnowledgeBaseError: opened without encoder, another writer, or a full disk. What was committed is kept.
         """
-        passages = list(passages)
-        for passage in passages:
-            if not isinstance(passage, Passage):
-                raise TypeError(f"passages must be Passage objects, got {type(passage).__name__}")
+        passages = check_passages(passages)
         if vectors is not None:
-            self._check_vectors("vectors", vectors, len(passages))
+            check_vectors("vectors", vectors, rows=len(passages), dim=self.settings.dim)
         last = {p.id: i for i, p in enumerate(passages)}
         kept = [i for i, p in enumerate(passages) if last[p.id] == i]
         digests = {
@@ -206,14 +203,14 @@ class KnowledgeBase:
 
     def delete(self, ids: Iterable[str]) -> list[str]:
         """Delete passages; returns those of the ids that were there. Unknown ids are no error."""
-        return self._writer.remove(_check_ids(ids))
+        return self._writer.remove(list(dict.fromkeys(check_ids(ids))))
 
     def get(self, ids: Iterable[str]) -> list[Passage | None]:
         """The passages of ids, in their order; None where there is none."""
+        wanted = check_ids(ids)
         with self._record.reading() as connection:
-            ids = list(ids) if not isinstance(ids, str) else ids
-            found = passages_by_id(connection, _check_ids(ids))
-        return [found.get(i) for i in ids]
+            found = passages_by_id(connection, list(dict.fromkeys(wanted)))
+        return [found.get(i) for i in wanted]
 
     def __len__(self) -> int:
         with self._record.reading() as connection:
@@ -251,12 +248,7 @@ class KnowledgeBase:
         """
         check_k(k)
         questions = [question] if isinstance(question, str) else list(question)
-        for text in questions:
-            if not isinstance(text, str):
-                raise TypeError(f"a question must be a string, got {type(text).__name__}")
-            if not clean(text).strip():
-                raise ValueError("the question is empty")
-        vectors = self._need_encoders().questions(questions)
+        vectors = self._need_encoders().questions([check_question(q) for q in questions])
         found = self.search_vectors(vectors, k, where=where)
         return found[0] if isinstance(question, str) else found
 
@@ -273,8 +265,14 @@ class KnowledgeBase:
         Raises:
             TypeError, ValueError: vectors of another dtype or shape, or not finite; k below 1.
         """
+        return self.search_revision(vectors, k, where=where)[0]
+
+    def search_revision(
+        self, vectors: NDArray[np.float32], k: int, *, where: Mapping[str, Any] | None = None
+    ) -> tuple[list[list[ScoredPassage]], int]:
+        """(What `search_vectors` finds, the revision it was found in)."""
         check_k(k)
-        self._check_vectors("vectors", vectors, None)
+        check_vectors("vectors", vectors, rows=None, dim=self.settings.dim)
         queries = self._stored(vectors)
         return search(self._record, self._views, self._index, queries, k, where, threads=self._threads)
 
@@ -373,24 +371,8 @@ class KnowledgeBase:
 
     def _encode(self, passages: Sequence[Passage]) -> NDArray[np.float32]:
         vectors = self._need_encoders().passages([passage_text(p) for p in passages])
-        self._check_vectors("the encoder's vectors", vectors, len(passages))
+        check_vectors("the encoder's vectors", vectors, rows=len(passages), dim=self.settings.dim)
         return self._stored(vectors)
 
     def _stored(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         return normalised(vectors) if self.settings.similarity == "cosine" else np.ascontiguousarray(vectors)
-
-    def _check_vectors(self, name: str, vectors: NDArray[np.float32], rows: int | None) -> None:
-        check_array(name, vectors, np.float32, (rows, self.settings.dim))
-        bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
-        if bad.size:
-            raise ValueError(f"{name}: row {bad[0]} holds NaN or infinity ({bad.size} such rows)")
-
-
-def _check_ids(ids: Iterable[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise TypeError(f"ids must be a sequence of ids, not the string {ids!r}")
-    ids = list(ids)
-    for id_ in ids:
-        if not isinstance(id_, str):
-            raise TypeError(f"an id must be a string, got {id_!r}")
-    return list(dict.fromkeys(ids))

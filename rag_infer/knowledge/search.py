@@ -51,19 +51,19 @@ def search(
     where: Mapping[str, Any] | None,
     *,
     threads: int,
-) -> list[list[ScoredPassage]]:
-    """The k nearest passages to each query that have the metadata asked for."""
+) -> tuple[list[list[ScoredPassage]], int]:
+    """(The k nearest passages to each query that have the metadata asked for, the revision that was searched)."""
     digests = [field_digest(name, value) for name, value in _conditions(where).items()]
     with record.reading() as connection:
         view = _current(views, connection)
         k = min(int(k), view.state.passages)
         if k == 0 or len(queries) == 0:
-            return [[] for _ in queries]
+            return [[] for _ in queries], view.state.revision
         if digests:
             mask = _allowed(connection, view, digests)
             k = min(k, int(np.count_nonzero(mask)))
             if k == 0:
-                return [[] for _ in queries]
+                return [[] for _ in queries], view.state.revision
             scores, rows = view.vectors.topk(queries, k, mask=mask, threads=threads)
         else:
             scores, rows = nearest(view, index.of(view), queries, k, threads=threads)
@@ -76,7 +76,7 @@ def search(
             if row >= 0
         ]
         for found, values in zip(rows, scores, strict=True)
-    ]
+    ], view.state.revision
 
 
 def _conditions(where: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ import pytest
 
 from rag_infer.bundle import sealed
 from rag_infer.cli.main import main
-from tests.export.checkpoints import write_bert, write_llama
+from tests.export.checkpoints import write_bert
+from tests.tiny_llama import write_llama
 
 
 @pytest.fixture(scope="module")

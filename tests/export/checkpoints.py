@@ -14,12 +14,7 @@ from transformers import (
     DPRConfig,
     DPRContextEncoder,
     DPRQuestionEncoder,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
 )
-
-from tests.generate.conftest import BOS, END, PAD, SPECIAL, VOCAB, make_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz?."]
 WORDS += [f"##{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
@@ -86,32 +81,6 @@ def write_dpr(folder: Path, side: str, *, projection_dim: int = 0) -> DPRQuestio
     model = kind(DPRConfig(**SIZES, projection_dim=projection_dim)).eval()
     model.save_pretrained(folder)
     write_tokenizer(folder)
-    return model
-
-
-def write_llama(folder: Path, *, seed: int = 5, **settings: Any) -> LlamaForCausalLM:
-    """A Llama folder; its next tokens are well apart."""
-    torch.manual_seed(seed)
-    sizes: dict[str, Any] = {
-        "vocab_size": VOCAB,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.4,
-        "bos_token_id": BOS,
-        "pad_token_id": PAD,
-        "eos_token_id": END,
-    }
-    model = LlamaForCausalLM(LlamaConfig(**{**sizes, **settings})).eval()
-    for name, value in model.named_parameters():
-        if name.endswith("bias"):  # transformers begins with zeros
-            torch.nn.init.normal_(value, std=0.4)
-    model.save_pretrained(folder)
-    names = dict(zip(("bos_token", "pad_token", "eos_token"), SPECIAL, strict=False))
-    PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(), **names).save_pretrained(folder)
     return model
 
 

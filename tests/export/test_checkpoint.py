@@ -17,8 +17,9 @@ from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle, reverify_bundle
-from tests.export.checkpoints import TEXTS, write_bert, write_dpr, write_llama
+from tests.export.checkpoints import TEXTS, write_bert, write_dpr
 from tests.export.test_generators import decoder, logits
+from tests.tiny_llama import write_llama
 
 Change = Callable[[dict[str, torch.Tensor]], Any]
 PROMPTS, ANSWER = [[5, 9, 40, 41, 7], list(range(20, 60))], [50, 60, 70]

@@ -17,8 +17,8 @@ from rag_infer.bundle import Bundle, CausalGeneratorPart
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
 from rag_infer.generator import Generator
-from tests.export.checkpoints import write_llama
-from tests.generate.conftest import BOS, END, PAD, TURN, arrays, random_contexts
+from tests.generate.conftest import arrays, random_contexts
+from tests.tiny_llama import BOS, END, PAD, TURN, write_llama
 
 TOKENS = 20
 

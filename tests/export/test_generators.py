@@ -17,8 +17,8 @@ from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
 from rag_infer.generate.causal import CausalDecoder
 from rag_infer.session import Session
-from tests.export.checkpoints import write_json, write_llama
-from tests.generate.conftest import END, PAD, make_tokenizer
+from tests.export.checkpoints import write_json
+from tests.tiny_llama import END, PAD, make_tokenizer, write_llama
 
 KINDS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},

@@ -17,9 +17,8 @@ from transformers import LlamaForCausalLM
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
 from rag_infer.export.gguf_file import GLOBAL_TENSORS, LAYER_TENSORS, GgufFile, halves_together
-from tests.export.checkpoints import write_llama
 from tests.export.test_generators import decoder
-from tests.generate.conftest import BOS, END, PAD, SPECIAL, VOCAB, make_tokenizer
+from tests.tiny_llama import BOS, END, PAD, SPECIAL, VOCAB, make_tokenizer, write_llama
 
 
 def halves_apart(array: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

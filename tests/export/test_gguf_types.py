@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle, reverify_bundle
-from tests.export.checkpoints import write_llama
 from tests.export.test_generators import decoder, logits
 from tests.export.test_gguf import write_gguf
+from tests.tiny_llama import write_llama
 
 TYPES = {
     "F16": gguf.GGMLQuantizationType.F16,

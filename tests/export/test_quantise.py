@@ -11,7 +11,8 @@ from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder
 from rag_infer.export import export_bundle
 from rag_infer.verify import verify_bundle
-from tests.export.checkpoints import TEXTS, write_llama, write_sentence_transformers
+from tests.export.checkpoints import TEXTS, write_sentence_transformers
+from tests.tiny_llama import write_llama
 
 
 @pytest.fixture(scope="module")

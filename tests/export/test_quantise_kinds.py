@@ -14,8 +14,9 @@ from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder
 from rag_infer.export import export_bundle
 from rag_infer.verify import verify_bundle
-from tests.export.checkpoints import TEXTS, write_bert, write_dpr, write_llama
+from tests.export.checkpoints import TEXTS, write_bert, write_dpr
 from tests.export.test_generators import decoder, logits
+from tests.tiny_llama import write_llama
 
 GENERATORS: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},

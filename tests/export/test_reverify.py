@@ -12,12 +12,8 @@ from rag_infer.cli.main import main
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle, reverify_bundle
 from rag_infer.export.parity import LIMITS
-from tests.export.checkpoints import (
-    write_bert,
-    write_dpr,
-    write_llama,
-    write_sentence_transformers,
-)
+from tests.export.checkpoints import write_bert, write_dpr, write_sentence_transformers
+from tests.tiny_llama import write_llama
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
-from tests.export.checkpoints import write_llama
 from tests.export.test_generators import decoder, logits
+from tests.tiny_llama import write_llama
 
 SCALINGS: dict[str, dict[str, Any]] = {
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},

@@ -16,7 +16,8 @@ from rag_infer.cli.main import main
 from rag_infer.errors import BundleError
 from rag_infer.export import export_bundle
 from rag_infer.verify import verify_bundle
-from tests.export.checkpoints import write_bert, write_llama
+from tests.export.checkpoints import write_bert
+from tests.tiny_llama import write_llama
 
 PARTS = ["question_encoder", "generator"]
 OUTPUTS = {"question_encoder": "embedding", "generator": "logits_2"}

@@ -10,7 +10,8 @@ import pytest
 from rag_infer.bundle import Bundle
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
-from tests.export.checkpoints import write_bert, write_llama
+from tests.export.checkpoints import write_bert
+from tests.tiny_llama import write_llama
 
 
 @pytest.fixture(scope="module")

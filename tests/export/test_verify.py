@@ -16,7 +16,8 @@ from rag_infer.export.causal import load_generator
 from rag_infer.export.parity import check_encoder, check_generator
 from rag_infer.export.text_encoder import EncoderOptions, load_encoder
 from rag_infer.verify import Check, differences, verify_bundle, within
-from tests.export.checkpoints import write_bert, write_llama
+from tests.export.checkpoints import write_bert
+from tests.tiny_llama import write_llama
 
 PARTS = ["files", "question_encoder", "generator"]
 

@@ -9,22 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from numpy.typing import NDArray
-from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
 from rag_infer.bundle import PromptTemplate
 from rag_infer.generator import Generator
+from tests.tiny_llama import END, PAD, VOCAB, write_llama
 
-# transformers takes a pad id of 0 for none, so the first special token is another.
-SPECIAL = ["<begin>", "<pad>", "<end>", "<turn>"]
-BOS, PAD, END, TURN = range(4)
-VOCAB = 300
 MAX_POSITIONS = 384
-CORPUS = ["Passage: the river runs deep to the sea.", "Question: where is the red cat? Answer: on the mat."]
 PROMPT = PromptTemplate(
     preamble="Say it shortly.\n<turn>",
     passage="{title}: {text}\n",
@@ -33,46 +27,13 @@ PROMPT = PromptTemplate(
 )
 
 
-def make_tokenizer() -> tokenizers.Tokenizer:
-    """Byte-level BPE: 4 special tokens, 256 bytes, 40 merges."""
-    made = tokenizers.Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB,
-        min_frequency=1,
-        special_tokens=SPECIAL,
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    made.train_from_iterator(CORPUS, trainer)
-    return made
-
-
 def make_checkpoint(folder: Path) -> LlamaForCausalLM:
     """Write a random checkpoint whose next tokens are well apart, and which comes to an end now and then."""
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_POSITIONS,
-        initializer_range=0.5,
-        bos_token_id=BOS,
-        pad_token_id=PAD,
-        eos_token_id=END,
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = write_llama(folder, max_position_embeddings=MAX_POSITIONS, initializer_range=0.5)
     with torch.no_grad():
         model.lm_head.weight[END] *= 2.5
         model.lm_head.weight[PAD] = 0
     model.save_pretrained(folder)
-    names = dict(zip(("bos_token", "pad_token", "eos_token"), SPECIAL, strict=False))
-    PreTrainedTokenizerFast(tokenizer_object=make_tokenizer(), **names).save_pretrained(folder)
     return model
 
 

@@ -16,7 +16,8 @@ from rag_infer.compose import CausalContext
 from rag_infer.errors import GenerationError
 from rag_infer.generate.causal import SLOT_BUCKET, CausalDecoder
 from rag_infer.session import Cancellation, Session
-from tests.generate.conftest import MAX_POSITIONS, VOCAB, TinyRag, arrays, random_contexts
+from tests.generate.conftest import MAX_POSITIONS, TinyRag, arrays, random_contexts
+from tests.tiny_llama import VOCAB
 
 LOGIT_TOLERANCE = 1e-4
 # On both sides of the bucket of 8, which lengths are padded to.

@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from rag_infer import GenerationConfig
-from tests.generate.conftest import (
-    VOCAB,
-    MarginalLlama,
-    TinyRag,
-    arrays,
-    random_contexts,
-)
+from tests.generate.conftest import MarginalLlama, TinyRag, arrays, random_contexts
+from tests.tiny_llama import VOCAB
 
 SCORES = [[0.4, 1.1, -0.6]]
 

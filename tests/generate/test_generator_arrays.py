@@ -9,15 +9,8 @@ import pytest
 
 from rag_infer import GenerationConfig
 from rag_infer.errors import GenerationError
-from tests.generate.conftest import (
-    MAX_POSITIONS,
-    PAD,
-    VOCAB,
-    Arrays,
-    TinyRag,
-    arrays,
-    random_contexts,
-)
+from tests.generate.conftest import MAX_POSITIONS, Arrays, TinyRag, arrays, random_contexts
+from tests.tiny_llama import PAD, VOCAB
 
 SCORES = [[0.4, 1.1, -0.6]]
 

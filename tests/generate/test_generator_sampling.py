@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from rag_infer import GenerationConfig
-from tests.generate.conftest import (
-    PAD,
-    VOCAB,
-    TinyRag,
-    arrays,
-    random_contexts,
-)
+from tests.generate.conftest import TinyRag, arrays, random_contexts
+from tests.tiny_llama import PAD, VOCAB
 
 SCORES = [[0.4, 1.1, -0.6]]
 

@@ -14,7 +14,8 @@ import torch
 
 from rag_infer import GenerationConfig
 from rag_infer.generator import GeneratorOutput
-from tests.generate.conftest import END, PAD, MarginalLlama, TinyRag, arrays, random_contexts
+from tests.generate.conftest import MarginalLlama, TinyRag, arrays, random_contexts
+from tests.tiny_llama import END, PAD
 
 SCORE_TOLERANCE = 1e-4
 POSTERIOR_TOLERANCE = 1e-5
