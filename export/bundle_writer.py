@@ -172,7 +172,7 @@ class _Writer:
     def _quantised(self, loaded: LoadedGenerator, part: CausalGeneratorPart, graph: Path) -> dict[str, Any]:
         """Write the generator's graph, quantised; returns how its tokens compare with the fp32 graph's."""
         with self._reference(graph) as reference:
-            write_decoder_graph(loaded.model, reference, share_head=False)
+            write_decoder_graph(loaded.model, reference)
             self._tell("quantising the generator")
             quantise_graph(reference, graph, keep=FLOAT32_WEIGHTS)
             self._tell("comparing the generator's tokens with fp32")

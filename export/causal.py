@@ -94,16 +94,14 @@ def load_generator(source: str | Path) -> LoadedGenerator:
     return _load_gguf(checkpoint) if checkpoint.gguf else _load_folder(checkpoint)
 
 
-def write_decoder_graph(model: Any, path: Path, *, share_head: bool = True) -> None:
+def write_decoder_graph(model: Any, path: Path) -> None:
     """Write ``path`` and ``path.data``.
 
     Args:
         model: a `LlamaForCausalLM`.
         path: where the graph goes.
-        share_head: whether a tied head reads the embedding itself. A graph that is to be quantised has it apart.
     """
-    tied = bool(model.config.tie_word_embeddings) and share_head
-    decoder = LlamaDecoder(model, tied_head=tied).eval()
+    decoder = LlamaDecoder(model).eval()
     graph = _trace(decoder, model.config)
     write_graph(graph, {name: value.numpy() for name, value in decoder.state_dict().items()}, path)
 

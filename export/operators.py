@@ -109,7 +109,7 @@ class SelectQueries(Operator):
 
 
 class TiedHead(Operator):
-    """``x [n, width]`` against the embedding itself, ``[vocab, width]``, so that the file holds it once."""
+    """``x [..., width]`` against the embedding itself, ``[vocab, width]``, so that the file holds it once."""
 
     @staticmethod
     def forward(_: Any, x: Tensor, embedding: Tensor) -> Tensor:
@@ -118,5 +118,9 @@ class TiedHead(Operator):
 
     @staticmethod
     def symbolic(g: Any, x: Any, embedding: Any) -> Any:
-        """A Gemm that reads its second operand transposed."""
-        return g.op("Gemm", x, embedding, transB_i=1).setType(x.type().with_sizes([None] * 2))
+        """A product that reads its second operand transposed.
+
+        Not a Gemm: ONNX Runtime's quantiser rewrites those, and would turn the embedding around for all its readers.
+        """
+        product = g.op("com.microsoft::FusedMatMul", x, embedding, transB_i=1)
+        return product.setType(x.type().with_sizes([None] * 3))

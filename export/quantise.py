@@ -1,7 +1,6 @@
 """Dynamic int8: weights as 8-bit integers with a scale per output channel, activations quantised run by run.
 
-Embeddings stay float32. A tied head is written apart as an integer product of its own: it is the largest of all
-matrices and is read whole for every token.
+Embeddings stay float32, and what a family names (`rag_infer.export.families.llama.FLOAT32_WEIGHTS`).
 """
 
 from __future__ import annotations

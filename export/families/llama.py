@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from rag_infer.errors import ExportError
 from rag_infer.export.operators import Reshape, RMSNorm, Rotate, SelectQueries, SiLU, TiedHead
 
-# What an int8 graph keeps in float32. A quantised input has one scale for all its tokens. That of the down projection
-# is set by the first token, whose activations are up to a thousand times any other's ("massive activations", Sun et
-# al. 2024), and rounds the others away; and an error in keys and values is seen by every later token.
-FLOAT32_WEIGHTS = (".query_key_value.weight", ".down.weight")
+# What an int8 graph keeps in float32; gate and up are left, half of a small model's layers. A quantised input has one
+# scale for all its tokens. That of the down projection is set by the first token, whose activations are up to a
+# thousand times any other's ("massive activations", Sun et al. 2024), and rounds the others away; an error in keys
+# and values is seen by every later token; the head's and the output's cost as much accuracy as they save little time.
+FLOAT32_WEIGHTS = (".query_key_value.weight", ".output.weight", ".down.weight", "head")
 
 # Their rotation frequencies are the same at every length; "dynamic" and "longrope" change with the length.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
@@ -47,15 +48,12 @@ class LlamaDecoder(nn.Module):
 
     Args:
         model: a transformers `LlamaForCausalLM`, float32.
-        tied_head: whether the head reads the embedding itself; only where the model's weights are tied.
     """
 
-    def __init__(self, model: Any, *, tied_head: bool) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         config = model.config
         self.group = config.num_attention_heads // config.num_key_value_heads
-        # As numbers: while tracing, a tensor's shape is a node.
-        self.hidden_size, self.vocab_size = config.hidden_size, config.vocab_size
         self.embedding = nn.Parameter(model.model.embed_tokens.weight.detach())
         self.layers = nn.ModuleList([LlamaLayer(layer, config) for layer in model.model.layers])
         self.norm = nn.Parameter(model.model.norm.weight.detach())
@@ -63,8 +61,9 @@ class LlamaDecoder(nn.Module):
         cos, sin = rotary_tables(model.model.rotary_emb, config.max_position_embeddings)
         self.register_buffer("cos", cos)
         self.register_buffer("sin", sin)
-        head = model.lm_head.weight.detach()
-        self.head = None if tied_head else nn.Parameter(head.t().contiguous())
+        # A tied head reads the embedding itself.
+        tied = config.tie_word_embeddings
+        self.head = None if tied else nn.Parameter(model.lm_head.weight.detach().t().contiguous())
 
     def forward(
         self,
@@ -96,10 +95,7 @@ class LlamaDecoder(nn.Module):
         return self._logits(normed), Reshape.call(stacked, (len(self.layers), 2, 0, 0, 0, -1))
 
     def _logits(self, normed: Tensor) -> Tensor:
-        if self.head is not None:
-            return normed @ self.head
-        flat = TiedHead.call(Reshape.call(normed, (-1, self.hidden_size)), self.embedding)
-        return flat.reshape(*normed.shape[:2], self.vocab_size)
+        return TiedHead.call(normed, self.embedding) if self.head is None else normed @ self.head
 
 
 class LlamaLayer(nn.Module):
