@@ -11,13 +11,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from rag_infer.bundle import CausalGeneratorPart
 from rag_infer.compose import CausalComposer
 from rag_infer.errors import ExportError
 from rag_infer.export.causal import LoadedGenerator
 from rag_infer.export.sample_questions import SAMPLES
 from rag_infer.export.tracing import quiet_transformers
 from rag_infer.generate.causal import CausalDecoder
+from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Session
 from rag_infer.text import Tokenizer
 

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rag_infer.bundle import (
-    MANIFEST,
-    Bundle,
-    CausalGeneratorPart,
-    EncoderPart,
-    Manifest,
-    PromptTemplate,
-    RetrievalPart,
-    record_files,
-)
+from rag_infer.bundle import MANIFEST, Bundle, Manifest, record_files
 from rag_infer.compose import ANSWER_RESERVE
 from rag_infer.errors import ExportError
-from rag_infer.export.agreement import check_greedy, compare_precisions
-from rag_infer.export.causal import LoadedGenerator, load_generator, write_decoder_graph
+from rag_infer.export.causal import LoadedGenerator
 from rag_infer.export.encoder_graph import write_encoder_graph
-from rag_infer.export.families.llama import FLOAT32_WEIGHTS
 from rag_infer.export.folder import new_folder
-from rag_infer.export.parity import check_encoder, check_generator
+from rag_infer.export.generator_writer import Loaded, check_room, load_any_generator, write_generator
+from rag_infer.export.parity import check_encoder
 from rag_infer.export.quantise import quantise_graph
+from rag_infer.export.rag import load_rag
 from rag_infer.export.text_encoder import EncoderOptions, LoadedEncoder, load_encoder
+from rag_infer.parts import EncoderPart, GeneratorPart, PromptTemplate, RetrievalPart
 from rag_infer.version import __version__
 
 # Tokens a question must be able to have.
 QUESTION_ROOM = 32
 PRECISIONS = ("fp32", "int8")
+DEFAULT_N_DOCS = 5
 # sentence-transformers trains with softmax(20 * cosine) (MultipleNegativesRankingLoss); DPR with the plain product.
 COSINE_SCORE_SCALE, DOT_SCORE_SCALE = 20.0, 1.0
 
@@ -42,6 +35,7 @@ Source = str | Path
 def export_bundle(
     out: str | Path,
     *,
+    rag: Source | None = None,
     question_encoder: Source | None = None,
     passage_encoder: Source | None = None,
     generator: Source | None = None,
@@ -50,7 +44,7 @@ def export_bundle(
     pooling: str | None = None,
     similarity: str | None = None,
     score_scale: float | None = None,
-    n_docs: int = 5,
+    n_docs: int | None = None,
     prompt: PromptTemplate | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Bundle:
@@ -61,16 +55,19 @@ def export_bundle(
 
     Args:
         out: the bundle's folder.
+        rag: folder or hub name of a checkpoint of transformers' RAG classes, in place of ``question_encoder`` and
+            ``generator``.
         question_encoder: folder or hub name: sentence-transformers over BERT, BERT, or a DPR question encoder.
         passage_encoder: likewise, or a DPR context encoder; default: the question encoder, which then must not be
             DPR's. Equal to the question encoder it is stored once.
-        generator: folder, GGUF file or hub name of a Llama checkpoint; None leaves the bundle without.
+        generator: folder, GGUF file or hub name of a Llama checkpoint, folder or hub name of a BART, mBART, T5, Pegasus
+            or Marian checkpoint; None leaves the bundle without.
         precision: "fp32" or "int8" (weights and activations quantised dynamically).
         force: whether a bundle that stands at ``out`` is replaced.
         pooling: "mean", "cls" or "pooler", for plain BERT folders, which do not say; default "mean".
         similarity: "cosine" or "dot"; default: as the checkpoint says, else "dot".
         score_scale: factor on scores before the softmax; default 20 for cosine, 1 for dot.
-        n_docs: passages retrieved by default.
+        n_docs: passages retrieved by default; default: as ``rag`` says, else 5.
         prompt: the generator's prompt; default `rag_infer.export.prompts.DEFAULT_PROMPT`.
         report: is given a line of text as each step begins.
 
@@ -80,19 +77,32 @@ def export_bundle(
         ValueError: a precision, score_scale or n_docs that cannot be, or nothing to export.
     """
     _check_arguments(precision, score_scale, n_docs)
-    if question_encoder is None and passage_encoder is None and generator is None:
-        raise ValueError("nothing to export: give a question encoder, a passage encoder or a generator")
+    if all(source is None for source in (rag, question_encoder, passage_encoder, generator)):
+        raise ValueError(
+            "nothing to export: give a RAG checkpoint, a question encoder, a passage encoder or a generator"
+        )
+    if rag is not None and (question_encoder is not None or generator is not None):
+        raise ValueError("a RAG checkpoint holds question encoder and generator: give it or them, not both")
     tell = report or _silent
     with new_folder(Path(out), force=force) as folder:
         writer = _Writer(folder, precision, tell)
         options = EncoderOptions(pooling=pooling, similarity=similarity)
-        retrieval = writer.encoders(question_encoder, passage_encoder, options)
+        if rag is not None:
+            tell(f"loading the RAG checkpoint {Path(rag).name}")
+            loaded = load_rag(rag)
+            retrieval = writer.rag_encoders(loaded.question_encoder, rag, passage_encoder, options)
+            writer.generator(loaded.generator, rag, prompt)
+            n_docs = loaded.n_docs if n_docs is None else n_docs
+        else:
+            retrieval = writer.encoders(question_encoder, passage_encoder, options)
         if generator is not None:
-            writer.generator(generator, prompt)
+            tell(f"loading the generator {Path(generator).name}")
+            writer.generator(load_any_generator(generator), generator, prompt)
         scale = score_scale
         if scale is None:
             scale = COSINE_SCORE_SCALE if retrieval == "cosine" else DOT_SCORE_SCALE
-        writer.finish(RetrievalPart(similarity=retrieval, score_scale=scale, n_docs=n_docs))
+        count = DEFAULT_N_DOCS if n_docs is None else n_docs
+        writer.finish(RetrievalPart(similarity=retrieval, score_scale=scale, n_docs=count))
     return Bundle.load(out, check="size")
 
 
@@ -103,7 +113,7 @@ class _Writer:
         self._folder = folder
         self._precision = precision
         self._tell = tell
-        self._parts: dict[str, EncoderPart | CausalGeneratorPart] = {}
+        self._parts: dict[str, EncoderPart | GeneratorPart] = {}
         self._parity: dict[str, Any] = {}
         self._generation: dict[str, Any] = {}
 
@@ -115,6 +125,19 @@ class _Writer:
             if source is not None:
                 self._tell(f"loading the {role} encoder {Path(source).name}")
                 loaded[role] = load_encoder(source, role, options)
+        return self._encoders(loaded, sources)
+
+    def rag_encoders(
+        self, question: LoadedEncoder, source: Source, passage: Source | None, options: EncoderOptions
+    ) -> str:
+        """Export a RAG checkpoint's question encoder, and a passage encoder; returns their similarity."""
+        loaded = {"question": question}
+        if passage is not None:
+            self._tell(f"loading the passage encoder {Path(passage).name}")
+            loaded["passage"] = load_encoder(passage, "passage", options)
+        return self._encoders(loaded, {"question": source, "passage": passage})
+
+    def _encoders(self, loaded: dict[str, LoadedEncoder], sources: Mapping[str, Source | None]) -> str:
         if len(loaded) == 2:
             _check_pair(loaded["question"], loaded["passage"])
         for role, encoder in loaded.items():
@@ -141,43 +164,21 @@ class _Writer:
         self._parts[name] = part
         self._parity[name] = {"source": _absolute(source), **report}
 
-    def generator(self, source: Source, prompt: PromptTemplate | None) -> None:
+    def generator(self, loaded: Loaded, source: Source, prompt: PromptTemplate | None) -> None:
         """Export the generator."""
-        self._tell(f"loading the generator {Path(source).name}")
-        loaded = load_generator(source)
-        part = loaded.part("generator", prompt)
+        if isinstance(loaded, LoadedGenerator):
+            part: GeneratorPart = loaded.part("generator", prompt)
+        elif prompt is not None:
+            raise ValueError("a prompt is for decoder-only generators: this one is an encoder-decoder")
+        else:
+            part = loaded.part("generator")
         self._generation = loaded.generation()
-        _check_room(loaded, part)
+        check_room(loaded, part, question=QUESTION_ROOM, answer=ANSWER_RESERVE)
         folder = self._folder / part.path
         folder.mkdir()
-        loaded.tokenizer.save(str(folder / "tokenizer.json"))
-        graph = folder / part.graph
-        self._tell("writing the generator's graph")
-        tokens = (
-            self._quantised(loaded, part, graph) if self._quantises else self._float32(loaded, part, graph)
-        )
-        self._tell("comparing the generator with PyTorch")
+        report = write_generator(loaded, part, folder, self._precision, self._tell)
         self._parts["generator"] = part
-        self._parity["generator"] = {
-            "source": _absolute(str(source)),
-            **check_generator(loaded, part, graph, self._precision),
-            **tokens,
-        }
-
-    def _float32(self, loaded: LoadedGenerator, part: CausalGeneratorPart, graph: Path) -> dict[str, Any]:
-        """Write the generator's graph; returns how its tokens compare with transformers'."""
-        write_decoder_graph(loaded.model, graph)
-        return {"greedy_tokens_of_transformers": check_greedy(loaded, part, graph)}
-
-    def _quantised(self, loaded: LoadedGenerator, part: CausalGeneratorPart, graph: Path) -> dict[str, Any]:
-        """Write the generator's graph, quantised; returns how its tokens compare with the fp32 graph's."""
-        with self._reference(graph) as reference:
-            write_decoder_graph(loaded.model, reference)
-            self._tell("quantising the generator")
-            quantise_graph(reference, graph, keep=FLOAT32_WEIGHTS)
-            self._tell("comparing the generator's tokens with fp32")
-            agreement = compare_precisions(reference, graph, part)
-        return {"agreement_with_fp32": agreement}
+        self._parity["generator"] = {"source": _absolute(str(source)), **report}
 
     def _encoder_graph(self, encoder: LoadedEncoder, graph: Path) -> None:
         if not self._quantises:
@@ -217,12 +218,12 @@ def _silent(line: str) -> None:
     del line
 
 
-def _check_arguments(precision: str, score_scale: float | None, n_docs: int) -> None:
+def _check_arguments(precision: str, score_scale: float | None, n_docs: int | None) -> None:
     if precision not in PRECISIONS:
         raise ValueError(f"unknown precision {precision!r}: expected {', '.join(PRECISIONS)}")
     if score_scale is not None and not 0 < score_scale < float("inf"):
         raise ValueError(f"score_scale must be a positive number, got {score_scale}")
-    if n_docs < 1:
+    if n_docs is not None and n_docs < 1:
         raise ValueError(f"n_docs must be at least 1, got {n_docs}")
 
 
@@ -236,17 +237,6 @@ def _check_pair(question: LoadedEncoder, passage: LoadedEncoder) -> None:
         raise ExportError(
             f"the question encoder asks for {question.similarity} similarity, the passage encoder for "
             f"{passage.similarity}: give similarity"
-        )
-
-
-def _check_room(loaded: LoadedGenerator, part: CausalGeneratorPart) -> None:
-    """Refuse a prompt that leaves the model no positions for a question and its answer."""
-    around = sum(len(loaded.tokenizer.encode(t).ids) for t in (part.prompt.preamble, part.prompt.question))
-    taken = around + part.prompt.max_passage_tokens + QUESTION_ROOM + ANSWER_RESERVE
-    if taken > part.max_positions:
-        raise ExportError(
-            f"the generator has {part.max_positions} positions, but the prompt with a passage takes {taken}: "
-            "give a shorter prompt, or one with fewer max_passage_tokens"
         )
 
 

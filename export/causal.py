@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
 import tokenizers
 import torch
 import transformers
 
-from rag_infer.bundle import CausalGeneratorPart, PromptTemplate
 from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import Checkpoint, find_checkpoint, load_complete, read_config
 from rag_infer.export.families.llama import LlamaDecoder, check_config
@@ -21,12 +18,10 @@ from rag_infer.export.gguf_file import GgufFile
 from rag_infer.export.graph_file import write_graph
 from rag_infer.export.prompts import DEFAULT_PROMPT, GENERATION
 from rag_infer.export.tokenizer_file import load_tokenizer, read_tokenizer_file, unpadded
-from rag_infer.export.tracing import quiet_exporter
+from rag_infer.export.tracing import trace
+from rag_infer.parts import CausalGeneratorPart, PromptTemplate
 
-OPSET = 17
-
-# The dimensions of each input and output that are not the same in every run. A name ending in "{layer}" stands
-# for one of each layer.
+# As `rag_infer.export.tracing.trace` takes them.
 AXES: Mapping[str, Mapping[int, str]] = {
     "input_ids": {0: "rows", 1: "queries"},
     "position_ids": {0: "rows", 1: "queries"},
@@ -102,7 +97,8 @@ def write_decoder_graph(model: Any, path: Path) -> None:
         path: where the graph goes.
     """
     decoder = LlamaDecoder(model).eval()
-    graph = _trace(decoder, model.config)
+    names = input_names(model.config.num_hidden_layers)
+    graph = trace(decoder, example_inputs(model.config), names, OUTPUTS, AXES)
     write_graph(graph, {name: value.numpy() for name, value in decoder.state_dict().items()}, path)
 
 
@@ -111,32 +107,6 @@ def input_names(num_layers: int) -> list[str]:
     fixed = [n for n in AXES if "{layer}" not in n and n not in OUTPUTS]
     layered = [n for n in AXES if "{layer}" in n]
     return fixed + [n.format(layer=i) for i in range(num_layers) for n in layered]
-
-
-def _trace(decoder: LlamaDecoder, config: Any) -> onnx.ModelProto:
-    """The graph, its weights names without a value (so that they are written once, straight to their file)."""
-    layers = config.num_hidden_layers
-    names = input_names(layers)
-    axes = {n: dict(AXES[n]) for n in OUTPUTS}
-    axes |= {n: dict(AXES[_pattern(n)]) for n in names}
-    buffer = io.BytesIO()
-    with quiet_exporter(), torch.no_grad():
-        torch.onnx.export(
-            decoder,
-            example_inputs(config),
-            buffer,  # type: ignore[arg-type]  # documented for this exporter, but not in its types
-            input_names=names,
-            output_names=list(OUTPUTS),
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            export_params=False,
-            dynamo=False,
-        )
-    graph = onnx.load_from_string(buffer.getvalue())
-    inputs = [i for i in graph.graph.input if i.name in names]
-    del graph.graph.input[:]
-    graph.graph.input.extend(inputs)
-    return graph
 
 
 def example_inputs(config: Any) -> tuple[torch.Tensor, ...]:
@@ -150,11 +120,6 @@ def example_inputs(config: Any) -> tuple[torch.Tensor, ...]:
         torch.tensor([[0, 2]] * rows)[:, :outputs],
         *(torch.zeros(shape) for _ in range(2 * config.num_hidden_layers)),
     )
-
-
-def _pattern(name: str) -> str:
-    stem, _, number = name.rpartition("_")
-    return stem + "_{layer}" if number.isdigit() else name
 
 
 def _load_gguf(checkpoint: Checkpoint) -> LoadedGenerator:

@@ -1,7 +1,8 @@
-"""Writing an ONNX graph whose weights lie in one external data file."""
+"""Writing ONNX graphs whose weights lie in an external data file."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,49 @@ ALIGNMENT = 65536
 SMALLEST_EXTERNAL = 1024
 
 
-def write_graph(graph: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Write ``path`` and ``path.data``, with ``weights`` as initializers of their names.
+class WeightFile:
+    """An external data file that several graphs may share; equal weights are written once.
+
+    Args:
+        path: the file; graphs that refer to it lie in its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offsets: dict[tuple[int, bytes], int] = {}
+        path.write_bytes(b"")
+
+    def add(self, name: str, array: NDArray[Any]) -> TensorProto:
+        """Write an array; returns the initializer that refers to it."""
+        data = np.ascontiguousarray(array)
+        key = (data.nbytes, hashlib.sha256(data.data if data.size else b"").digest())
+        if key not in self._offsets:
+            with self.path.open("ab") as stream:
+                if data.nbytes >= ALIGNMENT:
+                    stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
+                self._offsets[key] = stream.tell()
+                stream.write(data.data)
+        return _external(name, array, self.path.name, self._offsets[key])
+
+
+def write_graph(
+    graph: onnx.ModelProto, weights: Mapping[str, NDArray[Any]], path: Path, *, file: WeightFile | None = None
+) -> None:
+    """Write ``path``, with ``weights`` as initializers of their names.
 
     Args:
         graph: a model in which the weights are names without a value; changed in place.
         weights: arrays by name; those the graph does not use are left out.
         path: the graph's file.
+        file: where the weights go, default ``path.data``.
     """
     nodes = graph.graph.node
     # The exporter writes equal weights (norms that are all ones) once, and the others as Identity of it.
     used = {name for n in nodes for name in n.input} - {name for n in nodes for name in n.output}
-    data = path.with_name(path.name + ".data")
-    with data.open("wb") as stream:
-        for name, array in weights.items():
-            if name not in used:
-                continue
-            if array.nbytes >= ALIGNMENT:
-                stream.write(b"\0" * (-stream.tell() % ALIGNMENT))
-            graph.graph.initializer.append(_external(name, array, data.name, stream.tell()))
-            stream.write(np.ascontiguousarray(array).data)
+    file = file or WeightFile(path.with_name(path.name + ".data"))
+    for name, array in weights.items():
+        if name in used:
+            graph.graph.initializer.append(file.add(name, array))
     path.write_bytes(graph.SerializeToString())
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rag_infer.bundle import CausalGeneratorPart
 from rag_infer.errors import ExportError
 from rag_infer.export.causal import LoadedGenerator
 from rag_infer.export.scenario import DecoderScenario, decoder_scenario, encoder_inputs
 from rag_infer.export.text_encoder import LoadedEncoder
+from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Session
 from rag_infer.text import pad
 from rag_infer.verify import CHECK_FILE, decoder_run, differences, replay, run_encoder, within
@@ -49,14 +49,14 @@ def check_encoder(encoder: LoadedEncoder, graph: Path, precision: str) -> dict[s
         ExportError: the difference is above the limit.
     """
     inputs, expected, found = compare_encoder(encoder, graph)
-    figures = _demand(graph, differences(expected, found), precision)
+    figures = demand(graph, differences(expected, found), precision)
     stored = expected if precision == "fp32" else found
-    _store(graph, {**inputs, "embedding": stored})
+    store(graph, {**inputs, "embedding": stored})
     return {
         **encoder.origin,
         "ignored_keys": encoder.ignored_keys,
         "inputs": {"texts": len(expected), "tokens": inputs["attention_mask"].sum(axis=1).tolist()},
-        **_report(figures, precision),
+        **report_figures(figures, precision),
     }
 
 
@@ -93,7 +93,7 @@ def check_generator(
         ExportError: the difference is above the limit.
     """
     scenario, expected, found = compare_generator(generator, part, graph)
-    figures = _demand(graph, differences(expected, found), precision)
+    figures = demand(graph, differences(expected, found), precision)
     _store_calls(scenario, expected if precision == "fp32" else found, graph)
     return {
         **generator.origin,
@@ -103,7 +103,7 @@ def check_generator(
             "logits": len(found),
         },
         "same_best_token": float((found.argmax(1) == expected.argmax(1)).mean()),
-        **_report(figures, precision),
+        **report_figures(figures, precision),
     }
 
 
@@ -136,15 +136,20 @@ def _rows(logits: list[Float]) -> Float:
     return np.concatenate([x.reshape(-1, x.shape[-1]) for x in logits])
 
 
-def _demand(graph: Path, figures: dict[str, float], precision: str) -> dict[str, float]:
+def demand(graph: Path, figures: dict[str, float], precision: str) -> dict[str, float]:
+    """The figures, if they are within the limits.
+
+    Raises:
+        ExportError: one is not.
+    """
     if not within(figures, LIMITS[precision]):
         measured = ", ".join(f"{k} {v:.3g} (limit {LIMITS[precision][k]:g})" for k, v in figures.items())
         raise ExportError(f"{graph.parent.name}/{graph.name} differs from PyTorch in {precision}: {measured}")
     return figures
 
 
-def _report(figures: dict[str, float], precision: str) -> dict[str, Any]:
-    """``limits`` are for the stored pairs: PyTorch's outputs in fp32, the graph's own in int8."""
+def report_figures(figures: dict[str, float], precision: str) -> dict[str, Any]:
+    """For the manifest; ``limits`` are for the stored pairs: PyTorch's outputs in fp32, the graph's own in int8."""
     limits = LIMITS["fp32"] if precision == "fp32" else REPEATED_INT8
     return {
         "against_pytorch": figures,
@@ -166,9 +171,9 @@ def _store_calls(scenario: DecoderScenario, logits: Float, graph: Path) -> None:
         arrays[f"logit_positions_{i}"] = call.logit_positions
         arrays[f"logits_{i}"] = logits[start : start + outputs, columns]
         start += outputs
-    _store(graph, arrays)
+    store(graph, arrays)
 
 
-def _store(graph: Path, arrays: dict[str, NDArray[Any]]) -> None:
+def store(graph: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Keep arrays beside a graph, for `rag_infer.verify`."""
     np.savez_compressed(graph.with_name(CHECK_FILE), allow_pickle=False, **arrays)

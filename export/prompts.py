@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rag_infer.bundle import PromptTemplate
+from rag_infer.parts import PromptTemplate
 
 DEFAULT_PROMPT = PromptTemplate(
     preamble=(

@@ -12,14 +12,16 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from rag_infer.export.graph_file import split_weights, write_graph
+from rag_infer.export.graph_file import WeightFile, split_weights, write_graph
 from rag_infer.export.tracing import quiet_exporter
 
 # The products by constant weights: plain, and inside the encoder's fused attention.
 OPERATORS = ("MatMul", "Attention")
 
 
-def quantise_graph(source: Path, target: Path, *, keep: Collection[str] = ()) -> None:
+def quantise_graph(
+    source: Path, target: Path, *, keep: Collection[str] = (), file: WeightFile | None = None
+) -> None:
     """Quantise a graph.
 
     Weights are unsigned: processors without VNNI multiply signed weights in 16-bit sums that overflow without a word,
@@ -27,8 +29,9 @@ def quantise_graph(source: Path, target: Path, *, keep: Collection[str] = ()) ->
 
     Args:
         source: the float32 graph.
-        target: where the quantised one goes, with its weights in ``target.data``.
+        target: where the quantised one goes.
         keep: endings of the names of weights that stay float32.
+        file: where its weights go, default ``target.data``.
     """
     nodes = onnx.load(source, load_external_data=False).graph.node
     kept = [node.name for node in nodes if node.op_type in OPERATORS and node.input[1].endswith(tuple(keep))]
@@ -47,4 +50,4 @@ def quantise_graph(source: Path, target: Path, *, keep: Collection[str] = ()) ->
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )
         graph = onnx.load(path)
-    write_graph(graph, split_weights(graph), target)
+    write_graph(graph, split_weights(graph), target, file=file)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rag_infer.bundle import Bundle, CausalGeneratorPart, EncoderPart
+from rag_infer.bundle import Bundle
 from rag_infer.errors import ExportError
-from rag_infer.export.causal import load_generator
-from rag_infer.export.checkpoint import find_checkpoint
+from rag_infer.export.causal import LoadedGenerator
+from rag_infer.export.checkpoint import find_checkpoint, read_config
+from rag_infer.export.generator_writer import Loaded, load_any_generator
 from rag_infer.export.parity import compare_encoder, compare_generator
-from rag_infer.export.text_encoder import EncoderOptions, load_encoder
+from rag_infer.export.rag import load_rag
+from rag_infer.export.seq2seq_parity import compare_seq2seq
+from rag_infer.export.text_encoder import EncoderOptions, LoadedEncoder, load_encoder
+from rag_infer.parts import CausalGeneratorPart, EncoderPart, GeneratorPart, Seq2SeqGeneratorPart
 from rag_infer.verify import Check, check_files, check_part, differences, distinct_parts, within
 
 
 def reverify_bundle(
     folder: str | Path,
     *,
+    rag: str | Path | None = None,
     question_encoder: str | Path | None = None,
     passage_encoder: str | Path | None = None,
     generator: str | Path | None = None,
@@ -25,6 +30,7 @@ def reverify_bundle(
 
     Args:
         folder: the bundle.
+        rag: the RAG checkpoint that question encoder and generator were made from.
         question_encoder, passage_encoder, generator: the checkpoints; default: where the export found them. A part
             whose checkpoint is no longer there is compared with the outputs stored then.
 
@@ -34,9 +40,9 @@ def reverify_bundle(
     """
     bundle = Bundle.load(folder)
     named = {
-        "question_encoder": question_encoder,
+        "question_encoder": question_encoder or rag,
         "passage_encoder": passage_encoder,
-        "generator": generator,
+        "generator": generator or rag,
     }
     for name, source in named.items():
         if source is not None:
@@ -84,20 +90,37 @@ def _weights(source: str | Path) -> str | None:
 
 
 def _compare(
-    bundle: Bundle,
-    name: str,
-    part: EncoderPart | CausalGeneratorPart,
-    source: str | Path,
-    report: dict[str, Any],
+    bundle: Bundle, name: str, part: EncoderPart | GeneratorPart, source: str | Path, report: dict[str, Any]
 ) -> Check:
-    graph = bundle.file(part, part.graph)
     if isinstance(part, EncoderPart):
-        similarity = bundle.manifest.retrieval.similarity
-        options = EncoderOptions(pooling=part.pooling, similarity=similarity)
-        encoder = load_encoder(source, name.removesuffix("_encoder"), options)
-        _, expected, got = compare_encoder(encoder, graph)
+        encoder = _load_encoder(bundle, name, part, source)
+        _, expected, got = compare_encoder(encoder, bundle.file(part, part.graph))
     else:
-        _, expected, got = compare_generator(load_generator(source), part, graph)
+        loaded = _load_generator(source)
+        if isinstance(part, CausalGeneratorPart) and isinstance(loaded, LoadedGenerator):
+            _, expected, got = compare_generator(loaded, part, bundle.file(part, part.graph))
+        elif isinstance(part, Seq2SeqGeneratorPart) and not isinstance(loaded, LoadedGenerator):
+            _, expected, got = compare_seq2seq(loaded, part, bundle.folder / part.path)
+        else:
+            raise ExportError(f"{source} is another kind of generator than {name}, which is {part.kind!r}")
     figures = differences(expected, got)
     limits = dict(report["limits_against_pytorch"])
     return Check(name=name, against="PyTorch", passed=within(figures, limits), figures=figures, limits=limits)
+
+
+def _is_rag(source: str | Path) -> bool:
+    checkpoint = find_checkpoint(source)
+    if checkpoint.folder is not None and not (checkpoint.folder / "config.json").exists():
+        return False
+    return bool(read_config(checkpoint).model_type == "rag")
+
+
+def _load_encoder(bundle: Bundle, name: str, part: EncoderPart, source: str | Path) -> LoadedEncoder:
+    if _is_rag(source):
+        return load_rag(source).question_encoder
+    options = EncoderOptions(pooling=part.pooling, similarity=bundle.manifest.retrieval.similarity)
+    return load_encoder(source, name.removesuffix("_encoder"), options)
+
+
+def _load_generator(source: str | Path) -> Loaded:
+    return load_rag(source).generator if _is_rag(source) else load_any_generator(source)

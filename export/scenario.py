@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from rag_infer.bundle import CausalGeneratorPart
+from rag_infer.parts import CausalGeneratorPart
 from rag_infer.text import pad
 from rag_infer.verify import DecoderCall
 

@@ -14,7 +14,6 @@ import tokenizers
 import transformers
 from tokenizers import normalizers
 
-from rag_infer.bundle import EncoderPart
 from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import (
     POSITION_IDS,
@@ -27,6 +26,7 @@ from rag_infer.export.checkpoint import (
 )
 from rag_infer.export.sentence_transformers import is_sentence_transformers, read_layout
 from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
+from rag_infer.parts import EncoderPart
 
 POOLINGS = ("mean", "cls", "pooler")
 # What is taken where a plain BERT folder does not say and the caller neither: most such retrievers average.
@@ -160,7 +160,15 @@ def _load_sentence_transformers(folder: Path, role: str, options: EncoderOptions
 def _load_bert(checkpoint: Checkpoint, options: EncoderOptions) -> LoadedEncoder:
     pooling = options.pooling or DEFAULT_POOLING
     model, ignored = _load_body(checkpoint, pooling)
-    return _loaded(checkpoint, options, model=model, body=model, pooling=pooling, ignored_keys=ignored)
+    return _loaded(
+        unpadded(load_tokenizer(checkpoint).backend_tokenizer),
+        options,
+        model=model,
+        body=model,
+        pooling=pooling,
+        ignored_keys=ignored,
+        origin=checkpoint.describe(),
+    )
 
 
 def _load_dpr(checkpoint: Checkpoint, architecture: str, options: EncoderOptions) -> LoadedEncoder:
@@ -169,14 +177,36 @@ def _load_dpr(checkpoint: Checkpoint, architecture: str, options: EncoderOptions
     model, ignored = load_complete(
         getattr(transformers, architecture), checkpoint.source, harmless=(POSITION_IDS, UNUSED_POOLER)
     )
-    encoder = getattr(model, DPR_BODIES[architecture])
-    projection = encoder.encode_proj if encoder.projection_dim > 0 else None
-    parts = {"model": model, "body": encoder.bert_model, "projection": projection}
-    return _loaded(checkpoint, options, **parts, pooling="cls", ignored_keys=ignored)
+    tokenizer = unpadded(load_tokenizer(checkpoint).backend_tokenizer)
+    return dpr_encoder(model, tokenizer, options, ignored_keys=ignored, origin=checkpoint.describe())
 
 
-def _loaded(checkpoint: Checkpoint, options: EncoderOptions, *, model: Any, **parts: Any) -> LoadedEncoder:
-    """An encoder whose folder says nothing of similarity, prefix and length."""
+def dpr_encoder(
+    model: Any,
+    tokenizer: tokenizers.Tokenizer,
+    options: EncoderOptions,
+    *,
+    ignored_keys: dict[str, str],
+    origin: dict[str, Any],
+) -> LoadedEncoder:
+    """A DPR question or context encoder that is loaded."""
+    encoder = getattr(model, DPR_BODIES[type(model).__name__])
+    return _loaded(
+        tokenizer,
+        options,
+        model=model,
+        body=encoder.bert_model,
+        projection=encoder.encode_proj if encoder.projection_dim > 0 else None,
+        pooling="cls",
+        ignored_keys=ignored_keys,
+        origin=origin,
+    )
+
+
+def _loaded(
+    tokenizer: tokenizers.Tokenizer, options: EncoderOptions, *, model: Any, **parts: Any
+) -> LoadedEncoder:
+    """An encoder whose checkpoint says nothing of similarity, prefix and length."""
     similarity = options.similarity or "dot"
     return LoadedEncoder(
         model=model,
@@ -184,8 +214,7 @@ def _loaded(checkpoint: Checkpoint, options: EncoderOptions, *, model: Any, **pa
         max_length=_max_length(model.config, None),
         prefix=options.prefix or "",
         similarity=similarity,
-        tokenizer=unpadded(load_tokenizer(checkpoint).backend_tokenizer),
-        origin=checkpoint.describe(),
+        tokenizer=tokenizer,
         **parts,
     )
 

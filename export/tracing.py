@@ -1,11 +1,58 @@
-"""Running transformers and the exporters without what they print."""
+"""Tracing modules to graphs, and running transformers and the exporters without what they print."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx
+import torch
+
+OPSET = 17
+
+
+def trace(
+    module: torch.nn.Module,
+    inputs: Sequence[torch.Tensor],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    axes: Mapping[str, Mapping[int, str]],
+) -> onnx.ModelProto:
+    """A module's graph, its weights names without a value (so that they are written once, straight to their file).
+
+    Args:
+        module: in evaluation mode.
+        inputs: examples, of sizes that differ from one another and from 1, so that none is taken for constant.
+        input_names, output_names: in order.
+        axes: by input or output the dimensions that are not the same in every run, and their names. A name that ends
+            in "{layer}" stands for one of each layer.
+    """
+
+    def dynamic(name: str) -> dict[int, str]:
+        stem, _, number = name.rpartition("_")
+        return dict(axes[stem + "_{layer}" if number.isdigit() else name])
+
+    buffer = io.BytesIO()
+    with quiet_exporter(), torch.no_grad():
+        torch.onnx.export(
+            module,
+            tuple(inputs),
+            buffer,  # type: ignore[arg-type]  # documented for this exporter, but not in its types
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamic_axes={name: dynamic(name) for name in (*input_names, *output_names)},
+            opset_version=OPSET,
+            export_params=False,
+            dynamo=False,
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    kept = [i for i in graph.graph.input if i.name in input_names]
+    del graph.graph.input[:]
+    graph.graph.input.extend(kept)
+    return graph
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ A bundle is a folder that `rag_infer.export` writes once and the runtime only re
     question_encoder/            model.onnx  model.onnx.data  tokenizer.json  check.npz
     passage_encoder/             likewise (or the same files as the question encoder)
     generator/                   decoder.onnx  decoder.onnx.data  tokenizer.json  check.npz
+                                 (encoder-decoder: encoder.onnx  step.onnx  generator.data  tokenizer.json  check.npz)
 
 ``check.npz`` holds inputs and outputs for `rag_infer.verify`. ``manifest_sha256`` in ``bundle.json`` is over all its
 other entries, so that no setting is altered unseen.
@@ -26,6 +27,15 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from rag_infer.errors import BundleError
+from rag_infer.parts import (
+    CausalGeneratorPart,
+    ComposingRule,
+    EncoderPart,
+    GeneratorPart,
+    PromptTemplate,
+    RetrievalPart,
+    Seq2SeqGeneratorPart,
+)
 
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
@@ -40,97 +50,6 @@ class FileRecord:
 
     sha256: str
     size: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncoderPart:
-    """A text encoder: a graph from ``input_ids`` and ``attention_mask`` to ``embedding``.
-
-    The graph pools, projects and normalises by itself; ``pooling`` and ``normalise`` record how.
-
-    Attributes:
-        path: folder inside the bundle that holds ``graph`` and ``tokenizer.json``.
-        graph: file name of the ONNX graph; output ``embedding`` is float32 ``[texts, dim]``.
-        dim: width of the vectors.
-        pooling: "mean", "cls" or "pooler".
-        normalise: whether the vectors have Euclidean length 1.
-        max_length: tokens kept per text, special tokens included.
-        prefix: text put before every text (such as "query: "), or "".
-    """
-
-    path: str
-    graph: str = "model.onnx"
-    dim: int
-    pooling: str
-    normalise: bool
-    max_length: int
-    prefix: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RetrievalPart:
-    """How scores become priors: p(z|x) = softmax(score_scale * score) over the retrieved passages.
-
-    Attributes:
-        similarity: "dot" or "cosine".
-        score_scale: factor on the score; 1.0 for DPR, above 1 for models trained with a temperature.
-        n_docs: passages retrieved when the caller does not say.
-    """
-
-    similarity: str = "dot"
-    score_scale: float = 1.0
-    n_docs: int = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class PromptTemplate:
-    """A causal generator's prompt: three pieces, tokenised apart and concatenated.
-
-    The passage piece comes before the question and does not see it, so its keys and values depend on the
-    passage alone and can be computed once and reused exactly.
-
-    Attributes:
-        preamble: constant text before everything (instructions, worked examples); may hold special tokens.
-        passage: text with ``{title}`` and ``{text}``.
-        question: text with ``{question}``, up to where the answer begins.
-        max_passage_tokens: passages are cut to this many tokens.
-        max_question_tokens: questions are cut to this many, with a warning.
-    """
-
-    preamble: str
-    passage: str
-    question: str
-    max_passage_tokens: int = 256
-    max_question_tokens: int = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class CausalGeneratorPart:
-    """A decoder-only generator: one graph for prefill and step (see `rag_infer.generate.causal`).
-
-    Attributes:
-        kind: "causal".
-        path: folder inside the bundle that holds ``graph`` and ``tokenizer.json``.
-        graph: file name of the ONNX graph.
-        vocab_size: width of the logits.
-        num_layers, num_kv_heads, head_dim: shape of the key/value cache.
-        max_positions: longest sequence the model was trained for.
-        bos_token_id, eos_token_ids, pad_token_id: special tokens; generation stops at any of ``eos_token_ids``.
-        prompt: how question and passage become tokens.
-    """
-
-    kind: str = "causal"
-    path: str
-    graph: str = "decoder.onnx"
-    vocab_size: int
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    max_positions: int
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int
-    prompt: PromptTemplate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +72,7 @@ class Manifest:
     precision: str
     question_encoder: EncoderPart | None = None
     passage_encoder: EncoderPart | None = None
-    generator: CausalGeneratorPart | None = None
+    generator: GeneratorPart | None = None
     retrieval: RetrievalPart = field(default_factory=RetrievalPart)
     generation: dict[str, Any] = field(default_factory=dict)
     parity: dict[str, Any] = field(default_factory=dict)
@@ -171,11 +90,11 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def file(self, part: EncoderPart | CausalGeneratorPart, name: str) -> Path:
+    def file(self, part: EncoderPart | GeneratorPart, name: str) -> Path:
         """Path of file ``name`` of a part."""
         return self.folder / part.path / name
 
-    def fingerprint(self, part: EncoderPart | CausalGeneratorPart) -> str:
+    def fingerprint(self, part: EncoderPart | GeneratorPart) -> str:
         """A sha256 over a part's settings and its files: equal exactly when it computes the same.
 
         Folder names do not count, so the same encoder in two places has one fingerprint.
@@ -277,15 +196,18 @@ def _parse_manifest(data: dict[str, Any], path: Path) -> Manifest:
     return _build(Manifest, data, str(path))
 
 
-def _build_generator(data: Any, where: str) -> CausalGeneratorPart:
-    if not isinstance(data, dict) or data.get("kind") != "causal":
+def _build_generator(data: Any, where: str) -> GeneratorPart:
+    if not isinstance(data, dict) or data.get("kind") not in ("causal", "seq2seq"):
         kind = data.get("kind") if isinstance(data, dict) else data
-        raise BundleError(f"{where}: kind is {kind!r}, this version knows 'causal'")
+        raise BundleError(f"{where}: kind is {kind!r}, this version knows 'causal' and 'seq2seq'")
     data = dict(data)
-    data["prompt"] = _build(PromptTemplate, data.get("prompt"), f"{where}.prompt")
     if isinstance(data.get("eos_token_ids"), list):
         data["eos_token_ids"] = tuple(data["eos_token_ids"])
-    return _build(CausalGeneratorPart, data, where)
+    if data["kind"] == "causal":
+        data["prompt"] = _build(PromptTemplate, data.get("prompt"), f"{where}.prompt")
+        return _build(CausalGeneratorPart, data, where)
+    data["composing"] = _build(ComposingRule, data.get("composing"), f"{where}.composing")
+    return _build(Seq2SeqGeneratorPart, data, where)
 
 
 def _build(kind: type[T], data: Any, where: str) -> T:

@@ -5,22 +5,61 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from rag_infer.bundle import CausalGeneratorPart
-from rag_infer.errors import RagInferWarning
+from rag_infer.bundle import Bundle
+from rag_infer.errors import BundleError, RagInferWarning
+from rag_infer.parts import CausalGeneratorPart, ComposingRule, Seq2SeqGeneratorPart
 from rag_infer.text import Tokenizer, clean
 
 # Of the positions the model has, what is always left to the answer when a question is cut.
 ANSWER_RESERVE = 64
 
 
-@dataclass(frozen=True)
-class CausalContext:
+class CausalContext(NamedTuple):
     """One prompt of a decoder-only generator after its preamble: a piece of the passage's, one of the question's."""
 
     passage_ids: tuple[int, ...]
     question_ids: tuple[int, ...]
+
+
+class Seq2SeqContext(NamedTuple):
+    """One context of an encoder-decoder, special tokens included."""
+
+    input_ids: tuple[int, ...]
+
+
+Context = CausalContext | Seq2SeqContext
+
+
+class Composer(Protocol):
+    """Composes a generator's contexts.
+
+    Attributes:
+        preamble_ids: tokens before every context.
+    """
+
+    preamble_ids: tuple[int, ...]
+
+    def compose(self, question: str, passages: Sequence[tuple[str, str]]) -> Sequence[Context]:
+        """The contexts of one question with each of its passages, (title, text)."""
+        ...
+
+
+def new_composer(bundle: Bundle, tokenizer: Tokenizer) -> Composer:
+    """The composer of a bundle's generator, whose tokenizer is given."""
+    part = bundle.manifest.generator
+    if isinstance(part, Seq2SeqGeneratorPart):
+        encoder = bundle.manifest.question_encoder
+        if not part.composing.decoded_question:
+            return Seq2SeqComposer(tokenizer, part.composing)
+        if encoder is None:
+            raise BundleError(f"{bundle.folder} composes with its question encoder's tokenizer, and has none")
+        return Seq2SeqComposer(
+            tokenizer, part.composing, Tokenizer(bundle.file(encoder, "tokenizer.json")), encoder.max_length
+        )
+    assert part is not None
+    return CausalComposer(tokenizer, part)
 
 
 class CausalComposer:
@@ -71,6 +110,99 @@ class CausalComposer:
             message = f"a question of {len(question)} characters was cut to {room} tokens for the generator"
             warnings.warn(message, RagInferWarning, stacklevel=4)
         return tuple(self._tokenizer.encode(_fill(self._prompt.question, {"question": shortened})))
+
+
+class Seq2SeqComposer:
+    """Composes the contexts of an encoder-decoder, as transformers' `RagRetriever.postprocess_docs`.
+
+    A context too long is cut at the end of its passage, so that the question stays, and special tokens written
+    inside a title, text or question are defused. transformers cuts at the end of the whole and reads special tokens,
+    which ``compat`` does too.
+
+    Args:
+        tokenizer: the generator's.
+        rule: how the pieces are joined.
+        question_tokenizer: the question encoder's, where the question is read back from its tokens.
+        max_question_length: tokens the question encoder keeps, special tokens included.
+        compat: as in `GenerationConfig`.
+    """
+
+    preamble_ids: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        rule: ComposingRule,
+        question_tokenizer: Tokenizer | None = None,
+        max_question_length: int = 512,
+        *,
+        compat: str | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._rule = rule
+        self._question_tokenizer = question_tokenizer
+        self._max_question_length = max_question_length
+        self._compat = compat
+
+    def compose(self, question: str, passages: Sequence[tuple[str, str]]) -> list[Seq2SeqContext]:
+        """The contexts of one question with each of its passages.
+
+        Args:
+            question: the question's text.
+            passages: (title, text) of each passage.
+        """
+        question = self._as_trained(question)
+        if self._compat is not None:
+            return [Seq2SeqContext(self._context(title, text, question)) for title, text in passages]
+        defuse = self._tokenizer.defuse
+        return [
+            Seq2SeqContext(self._context(defuse(clean(title)), defuse(clean(text)), defuse(clean(question))))
+            for title, text in passages
+        ]
+
+    def _as_trained(self, question: str) -> str:
+        tokenizer = self._question_tokenizer
+        if tokenizer is None:
+            return question
+        ids = tokenizer.encode_text(question, max_length=self._max_question_length)
+        return clean_up_spaces(tokenizer.decode(ids))
+
+    def _context(self, title: str, text: str, question: str) -> tuple[int, ...]:
+        limit = self._rule.max_combined_length
+        ids = self._encode(title, text, question)
+        if len(ids) <= limit:
+            return ids
+        if self._compat is not None:
+            return self._encode(title, text, question, max_length=limit)
+        # What joins the pieces may take a token more or less once the passage is shorter.
+        keep = len(self._tokenizer.encode(text)) - (len(ids) - limit)
+        while len(ids) > limit and keep > 0:
+            ids = self._encode(title, self._tokenizer.cut(text, keep), question)
+            keep -= max(1, len(ids) - limit)
+        if len(ids) > limit:
+            ids = self._encode("", "", question, max_length=limit)
+        return ids
+
+    def _encode(
+        self, title: str, text: str, question: str, *, max_length: int | None = None
+    ) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode_text(self.joined(title, text, question), max_length=max_length))
+
+    def joined(self, title: str, text: str, question: str) -> str:
+        """The context's text."""
+        rule = self._rule
+        title = title.removeprefix('"').removesuffix('"')
+        whole = rule.prefix + title + rule.title_sep + text + rule.doc_sep + question
+        return whole.replace("  ", " ")
+
+
+def clean_up_spaces(text: str) -> str:
+    """Text without the spaces that word pieces leave, as transformers' ``clean_up_tokenization`` (4.57)."""
+    for spaced, joined in ((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")):
+        text = text.replace(spaced, joined)
+    for ending in ("'m", "'s", "'ve", "'re"):
+        text = text.replace(" " + ending, ending)
+    return text
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

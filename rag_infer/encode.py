@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer.bundle import Bundle, EncoderPart
+from rag_infer.bundle import Bundle
 from rag_infer.errors import BundleError, RagInferWarning
+from rag_infer.parts import EncoderPart
 from rag_infer.session import Session
 from rag_infer.text import Tokenizer, bucket, clean, pad
 

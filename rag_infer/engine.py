@@ -244,7 +244,9 @@ class _Request:
 
     def _answer(self, index: int, chain: Sequence[Hypothesis], timings: Mapping[str, float]) -> Answer:
         tokens = self.tokens(chain)
-        posterior = np.mean([t.posterior for t in tokens], axis=0)
+        shares = [t.posterior for t in tokens]
+        # Under RAG-Sequence one passage is behind the whole answer.
+        posterior = np.mean(shares, axis=0) if self.config.strategy == "rag-token" else shares[-1]
         passages = [
             AnswerPassage(
                 id=p.id,

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from rag_infer import marginalise
 from rag_infer._arrays import check_contexts, check_labels
 from rag_infer.bundle import Bundle
-from rag_infer.compose import CausalComposer, CausalContext
+from rag_infer.compose import Composer, Context, new_composer
 from rag_infer.errors import BundleError, GenerationError
-from rag_infer.generate.causal import CausalDecoder
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.constraints import processors
+from rag_infer.generate.model import Pieces, load_model
+from rag_infer.generate.rag_sequence import Weighing, counted_tokens, fast, prior_counts, thorough
 from rag_infer.generate.rag_token import Request, decode, new_search
+from rag_infer.generate.score import Answers, log_sum, rag_sequence_joint, rag_token_log_probs
 from rag_infer.generate.search import Finished, Stop
 from rag_infer.generate.stop import stop_condition
-from rag_infer.session import Cancellation, Session, check_threads
+from rag_infer.session import Cancellation, check_threads
 from rag_infer.text import Tokenizer
 
 Float = NDArray[np.float32]
@@ -31,12 +33,15 @@ class GeneratorOutput:
     """Sequences for a batch of questions.
 
     Attributes:
-        sequences: int64 ``[questions * num_return_sequences, tokens]``, padded with the pad id. A decoder-only
-            generator's hold the generated tokens alone: the prompts differ from passage to passage.
-        scores: float32 ``[questions * num_return_sequences]``, as transformers' sequences_scores (log-probability
-            over length ** length_penalty for beam search); minus infinity for a row no sequence was found for.
-        doc_posterior: float32 ``[questions * num_return_sequences, tokens, n_docs]``, p(z_t | x, y_<=t);
-            the prior where a row is padding.
+        sequences: int64 ``[questions * num_return_sequences, tokens]``, padded with the pad id. An encoder-decoder's
+            begin with the start token. A decoder-only generator's hold the generated tokens alone: the prompts
+            differ from passage to passage.
+        scores: float32 ``[questions * num_return_sequences]``; minus infinity for a row no sequence was found for.
+            RAG-Token: as transformers' sequences_scores (log-probability over length ** length_penalty for beam
+            search). RAG-Sequence: log p(y|x).
+        doc_posterior: RAG-Token: float32 ``[questions * num_return_sequences, tokens, n_docs]``, p(z_t | x, y_<=t);
+            the prior where a row is padding or the start token. RAG-Sequence: p(z | x, y), float32
+            ``[questions * num_return_sequences, n_docs]``; the prior for a row no sequence was found for.
     """
 
     sequences: NDArray[np.int64]
@@ -45,11 +50,25 @@ class GeneratorOutput:
 
 
 class Generation:
-    """A batch of questions in progress: iterate to advance all by a token; `results` when exhausted."""
+    """A batch of questions in progress: iterate to advance all by a token; `results` when exhausted.
 
-    def __init__(self, requests: list[Request], steps: Iterator[None]) -> None:
+    Args:
+        requests: the searches: one per question, or one per passage where ``weighings`` are given.
+        steps: advances them.
+        weighings: under RAG-Sequence per question how its candidates are weighed.
+    """
+
+    def __init__(
+        self, requests: list[Request], steps: Iterator[None], weighings: list[Weighing] | None = None
+    ) -> None:
         self._steps = steps
+        self._weighings = weighings
         self.requests = requests
+
+    @property
+    def decides_tokens(self) -> bool:
+        """Whether tokens are decided as they come: under RAG-Sequence only the end tells which answer is best."""
+        return self._weighings is None
 
     def __iter__(self) -> Iterator[None]:
         """Yield after each token."""
@@ -64,10 +83,16 @@ class Generation:
         for _ in self._steps:
             pass
         found = [r.search.results() for r in self.requests]
+        if self._weighings is not None:
+            found = [self._weigh(found[w.rows], w) for w in self._weighings]
         for i, results in enumerate(found):
             if not results:
                 raise GenerationError(f"question {i}: the constraints leave no possible next token")
         return found
+
+    @staticmethod
+    def _weigh(found: list[list[Finished]], weighing: Weighing) -> list[Finished]:
+        return (fast if weighing.config.strategy == "rag-sequence-fast" else thorough)(found, weighing)
 
 
 class Generator:
@@ -86,11 +111,9 @@ class Generator:
         self._part = part
         # The kernels share the processors with ONNX Runtime's pool, and are done before threads pay.
         self._kernel_threads = 1
-        self._decoder = CausalDecoder(
-            Session(bundle.file(part, part.graph), device=device, threads=check_threads(threads)), part
-        )
+        self._model = load_model(bundle, device=device, threads=check_threads(threads))
         self.tokenizer = Tokenizer(bundle.file(part, "tokenizer.json"))
-        self.composer = CausalComposer(self.tokenizer, part)
+        self.composer: Composer = new_composer(bundle, self.tokenizer)
         try:
             self.defaults = GenerationConfig().updated(bundle.manifest.generation)
         except (TypeError, ValueError) as error:
@@ -115,7 +138,7 @@ class Generator:
 
     def begin(
         self,
-        contexts: Sequence[Sequence[CausalContext]],
+        contexts: Sequence[Sequence[Context]],
         priors: Sequence[Float],
         config: GenerationConfig,
         *,
@@ -132,7 +155,7 @@ class Generator:
         if not contexts or not all(contexts):
             raise ValueError("there must be at least one question, and a context for each")
         rows = [c for question in contexts for c in question]
-        pieces = [[c.passage_ids for c in rows], [c.question_ids for c in rows]]
+        pieces = [list(piece) for piece in zip(*rows, strict=True)]
         return self._begin(self.composer.preamble_ids, pieces, priors, config, cancellation)
 
     def generate_from_contexts(
@@ -146,8 +169,9 @@ class Generator:
         """Generate from contexts that are already tokenised.
 
         Args:
-            context_input_ids: int64 ``[questions * n_docs, tokens]``, question-major, right-padded. For a
-                decoder-only generator a context is the whole prompt.
+            context_input_ids: int64 ``[questions * n_docs, tokens]``, question-major, right-padded. For an
+                encoder-decoder passage and question as its composing rule says, for a decoder-only generator the
+                whole prompt.
             context_attention_mask: int64, same shape, 1 where a token counts.
             doc_scores: float32 ``[questions, n_docs]``, retrieval scores as they go into the softmax (as in
                 transformers; a bundle's ``score_scale`` belongs to its retrieval and is not applied here), minus
@@ -165,7 +189,7 @@ class Generator:
         )
         priors = list(marginalise.log_priors(doc_scores))
         generation = self._begin((), [rows], priors, config, None)
-        return self._collect(generation.results(), np.exp(np.stack(priors)), config.num_return_sequences)
+        return self._collect(generation.results(), np.exp(np.stack(priors)), config)
 
     def score(
         self,
@@ -175,72 +199,173 @@ class Generator:
         labels: NDArray[np.int64],
         *,
         strategy: str = "rag-token",
+        epsilon: float = 0.0,
+        reduce_loss: bool = False,
+        exclude_bos_score: bool = False,
+        compat: str | None = None,
     ) -> Float:
         """Negative log-likelihood of given answers, -log p(y|x), summed over their tokens.
 
         Args:
             context_input_ids, context_attention_mask, doc_scores: as for `generate_from_contexts`.
-            labels: int64 ``[questions, tokens]``, the answers, right-padded with -100 (not scored).
+            labels: int64 ``[questions, tokens]``, the answers, right-padded with -100 (not scored). For an
+                encoder-decoder as transformers takes them: the first token stands for the start token and is not
+                scored, and the pad id is not scored anywhere.
             strategy: "rag-token", or "rag-sequence": -log sum_z p(z|x) prod_t p(y_t | x, z, y_<t).
+            epsilon: label smoothing, 0 to 1: the share of all tokens alike.
+            reduce_loss: whether the losses are summed.
+            exclude_bos_score: under "rag-sequence", whether a begin-of-text token that every answer begins with
+                (after the start token) is left out.
+            compat: as in `GenerationConfig`.
 
         Returns:
-            float32 ``[questions]``, natural logarithm.
+            float32 ``[questions]``, natural logarithm; with ``reduce_loss`` float32 ``[]``.
 
         Raises:
             TypeError: an array of another dtype.
-            ValueError: shapes that do not fit, a label outside the vocabulary, an unknown strategy.
+            ValueError: shapes that do not fit, a label outside the vocabulary, an unknown strategy or compat.
         """
         if strategy not in ("rag-token", "rag-sequence"):
             raise ValueError(f"unknown strategy {strategy!r}: expected 'rag-token' or 'rag-sequence'")
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
+        GenerationConfig(compat=compat)  # refuses an unknown one
         vocab_size = self._part.vocab_size
         rows = check_contexts(context_input_ids, context_attention_mask, doc_scores, vocab_size=vocab_size)
-        answers = check_labels(labels, questions=len(doc_scores), vocab_size=vocab_size)
+        targets = check_labels(labels, questions=len(doc_scores), vocab_size=vocab_size)
         priors = marginalise.log_priors(doc_scores)
-        num_docs = doc_scores.shape[1]
+        answers = self._answers(
+            targets, exclude_bos=exclude_bos_score and strategy == "rag-sequence", compat=compat
+        )
         losses = []
-        for i, answer in enumerate(answers):
-            logits = self._decoder.teacher_force(rows[i * num_docs : (i + 1) * num_docs], answer)
-            tokens = np.array(answer, dtype=np.int64)[:, None]
-            losses.append(-marginalise.sequence_log_prob(logits, priors[i], tokens, strategy=strategy))
-        return np.array(losses, dtype=np.float32)
+        for i, (begun, answer) in enumerate(answers):
+            scorer = self._model.scorer(rows[i * doc_scores.shape[1] : (i + 1) * doc_scores.shape[1]], begun)
+            smooth = epsilon > 0
+            if strategy == "rag-token":
+                likelihood, smoothed = rag_token_log_probs(
+                    scorer, slice(None), priors[i], answer, smooth=smooth
+                )
+            else:
+                joint, sums = rag_sequence_joint(scorer, slice(None), priors[i], answer, smooth=smooth)
+                likelihood, smoothed = log_sum(joint[:, -1]), log_sum(sums)
+            losses.append(-(1 - epsilon) * likelihood[0] - epsilon / vocab_size * smoothed[0])
+        result = np.array(losses, dtype=np.float32)
+        return np.array(result.sum(dtype=np.float64), dtype=np.float32) if reduce_loss else result
+
+    def _answers(
+        self, labels: list[tuple[int, ...]], *, exclude_bos: bool, compat: str | None
+    ) -> list[tuple[tuple[int, ...], Answers]]:
+        """Per question what its answer begins with, and what is scored of it."""
+        if not self._model.begun:
+            return [((), _whole(label)) for label in labels]
+        short = [i for i, label in enumerate(labels) if len(label) < 2]
+        if short:
+            raise ValueError(
+                f"labels of question {short[0]} hold no token to score: the first stands for the start token"
+            )
+        pad = self._part.pad_token_id
+        width = max(map(len, labels))
+        tokens = np.full((len(labels), width), pad, dtype=np.int64)
+        for row, label in zip(tokens, labels, strict=True):
+            row[: len(label)] = label
+        targets = tokens[:, 1:]
+        counted = counted_tokens(
+            targets, pad_token_id=pad, bos_token_id=self._part.bos_token_id, exclude_bos=exclude_bos
+        )
+        has_prior = prior_counts(targets, pad, compat)
+        return [
+            ((label[0],), Answers(targets[i : i + 1], counted[i : i + 1], has_prior[i : i + 1]))
+            for i, label in enumerate(labels)
+        ]
 
     def _begin(
         self,
         preamble: Sequence[int],
-        pieces: list[list[tuple[int, ...]]],
+        pieces: Pieces,
         priors: Sequence[Float],
         config: GenerationConfig,
         cancellation: Cancellation | None,
     ) -> Generation:
-        eos = self._part.eos_token_ids
-        constraints = processors(config, eos_token_ids=eos, vocab_size=self._part.vocab_size)
+        model, eos = self._model, self._part.eos_token_ids
+        config = config.with_length(len(model.begun), model.max_positions)
+        constraints = processors(
+            config, eos_token_ids=eos, vocab_size=self._part.vocab_size, begun=len(model.begun)
+        )
         stop: Stop = stop_condition(self.tokenizer, eos, config.stop_strings)
-        requests = [Request(p, new_search(config, stop, num_eos=len(eos))) for p in priors]
         # Room for the first tokens of all beams; longer answers grow the cache.
         reserve = max(config.num_beams, config.num_return_sequences) * min(config.max_tokens, 16)
-        state, logits = self._decoder.prefill(preamble, pieces, reserve=reserve, cancellation=cancellation)
+        counts = [len(p) for p in priors]
+        per_passage = config.strategy != "rag-token"
+        searched = config.updated({"num_return_sequences": config.num_beams}) if per_passage else config
+        # Under RAG-Sequence every passage is searched as if it were the only one.
+        alone = [np.zeros(1, dtype=np.float32)] * sum(counts)
+        requests = [
+            Request(p, new_search(searched, stop, num_eos=len(eos)))
+            for p in (alone if per_passage else priors)
+        ]
+        state, logits, scorer = model.start(
+            preamble,
+            pieces,
+            [1] * sum(counts) if per_passage else counts,
+            reserve=reserve,
+            cancellation=cancellation,
+        )
         steps = decode(
-            self._decoder,
+            model.decoder,
             state,
             logits,
             requests,
             constraints,
+            begun=model.begun,
+            per_passage=per_passage and config.num_beams == 1,
             threads=self._kernel_threads,
             cancellation=cancellation,
         )
-        return Generation(requests, steps)
+        if not per_passage:
+            return Generation(requests, steps)
+        ends = np.cumsum(counts)
+        weighings = [
+            Weighing(
+                scorer=scorer,
+                rows=slice(end - len(prior), end),
+                priors=prior,
+                pad_token_id=self._part.pad_token_id,
+                fill_token_id=self._fill_token(config),
+                bos_token_id=self._part.bos_token_id if model.begun else None,
+                config=config,
+            )
+            for prior, end in zip(priors, ends.tolist(), strict=True)
+        ]
+        return Generation(requests, steps, weighings)
 
-    def _collect(self, found: list[list[Finished]], priors: Float, count: int) -> GeneratorOutput:
-        tokens = max(len(f.hypothesis.tokens) for results in found for f in results)
+    def _fill_token(self, config: GenerationConfig) -> int:
+        """What stands behind shorter sequences: the pad id; in transformers' beam search not if it is 0."""
+        pad, eos = self._part.pad_token_id, self._part.eos_token_ids
+        return pad if pad != 0 or config.compat is None or config.num_beams == 1 else eos[0]
+
+    def _collect(
+        self, found: list[list[Finished]], priors: Float, config: GenerationConfig
+    ) -> GeneratorOutput:
+        begun, count = self._model.begun, config.num_return_sequences
+        tokens = len(begun) + max(len(f.hypothesis.tokens) for results in found for f in results)
         rows = len(found) * count
-        sequences = np.full((rows, tokens), self._part.pad_token_id, dtype=np.int64)
+        sequences = np.full((rows, tokens), self._fill_token(config), dtype=np.int64)
         scores = np.full(rows, -np.inf, dtype=np.float32)
         posterior = np.repeat(priors.astype(np.float32), count, axis=0)[:, None, :].repeat(tokens, axis=1)
+        whole = np.repeat(priors.astype(np.float32), count, axis=0)
         for i, results in enumerate(found):
             for j, finished in enumerate(results[:count]):
                 chain = finished.hypothesis.chain()
                 row = i * count + j
-                sequences[row, : len(chain)] = [h.token for h in chain]
+                end = len(begun) + len(chain)
+                sequences[row, :end] = [*begun, *(h.token for h in chain)]
                 scores[row] = finished.ranked_score
-                posterior[row, : len(chain)] = [h.posterior for h in chain]
-        return GeneratorOutput(sequences, scores, posterior)
+                posterior[row, len(begun) : end] = [h.posterior for h in chain]
+                whole[row] = chain[-1].posterior
+        return GeneratorOutput(sequences, scores, posterior if config.strategy == "rag-token" else whole)
+
+
+def _whole(label: tuple[int, ...]) -> Answers:
+    """A decoder-only generator's answer: every token counts."""
+    tokens = np.array([label], dtype=np.int64)
+    return Answers(tokens, np.ones(tokens.shape, dtype=bool), np.ones(1, dtype=bool))

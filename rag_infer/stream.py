@@ -47,6 +47,8 @@ class StreamedRequest(Protocol):
 class AnswerStream:
     """Iterates over an answer's tokens as each is decided; `answer` when exhausted.
 
+    Under RAG-Sequence all are decided at the end.
+
     Closing it, from any thread or by leaving a ``with`` block, stops the work, a running step included.
 
     Attributes:
@@ -90,6 +92,8 @@ class AnswerStream:
         search = generation.requests[0].search
         given = 0
         while self._advance(generation):
+            if not generation.decides_tokens:
+                continue
             decided = self._request.tokens(search.decided(), final=search.done)
             ready = len(decided)
             if not search.done:
@@ -97,6 +101,7 @@ class AnswerStream:
             yield from decided[given:ready]
             given = max(given, ready)
         self.answer = self._request.finish(generation)[0]
+        yield from self.answer.tokens[given:]
 
     def _advance(self, generation: Generation) -> bool:
         """Generate a token; False where there is none left, or the stream was closed meanwhile."""

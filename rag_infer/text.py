@@ -88,6 +88,13 @@ class Tokenizer:
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [list(e.ids) for e in encodings]
 
+    def encode_text(self, text: str, *, max_length: int | None = None) -> list[int]:
+        """Token ids of one text with its special tokens; at most ``max_length``, the end of the text cut."""
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        if max_length is not None:
+            encoding.truncate(max(0, max_length - self.num_special_tokens()))
+        return list(self._tokenizer.post_process(encoding, None, True).ids)
+
     def cut(self, text: str, max_tokens: int) -> str:
         """A beginning of ``text`` of at most ``max_tokens`` tokens, the longest but for a character or two."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)

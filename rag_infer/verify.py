@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer.bundle import Bundle, CausalGeneratorPart, EncoderPart, Manifest
+from rag_infer.bundle import Bundle, Manifest
 from rag_infer.errors import BundleError
+from rag_infer.generate.seq2seq import Seq2SeqDecoder
+from rag_infer.parts import CausalGeneratorPart, EncoderPart, GeneratorPart, Seq2SeqGeneratorPart
 from rag_infer.session import Session
+from rag_infer.verify_seq2seq import Chain
 
 CHECK_FILE = "check.npz"
 PARTS = ("question_encoder", "passage_encoder", "generator")
@@ -79,9 +82,9 @@ def verify_bundle(folder: str | Path, *, threads: int | None = None) -> list[Che
     return [check_files(bundle), *(check_part(bundle, name, part, threads=threads) for name, part in parts)]
 
 
-def distinct_parts(manifest: Manifest) -> list[tuple[str, EncoderPart | CausalGeneratorPart]]:
+def distinct_parts(manifest: Manifest) -> list[tuple[str, EncoderPart | GeneratorPart]]:
     """(name, part) of each part, without those that have the files of one before."""
-    found: dict[str, tuple[str, EncoderPart | CausalGeneratorPart]] = {}
+    found: dict[str, tuple[str, EncoderPart | GeneratorPart]] = {}
     for name in PARTS:
         part = getattr(manifest, name)
         if part is not None:
@@ -96,7 +99,7 @@ def check_files(bundle: Bundle) -> Check:
 
 
 def check_part(
-    bundle: Bundle, name: str, part: EncoderPart | CausalGeneratorPart, *, threads: int | None = None
+    bundle: Bundle, name: str, part: EncoderPart | GeneratorPart, *, threads: int | None = None
 ) -> Check:
     """Run a part's stored pairs against the limits in the manifest's parity report."""
     path = bundle.file(part, CHECK_FILE)
@@ -104,7 +107,10 @@ def check_part(
     limits = bundle.manifest.parity.get(name, {}).get("limits")
     if not isinstance(limits, Mapping) or not limits:
         raise BundleError(f"{bundle.folder}: parity.{name} has no limits: export again")
-    session = Session(bundle.file(part, part.graph), threads=threads)
+
+    def session(name: str) -> Session:
+        return Session(bundle.file(part, name), threads=threads)
+
     try:
         figures = differences(*_stored_and_found(session, part, pairs))
     except (KeyError, ValueError, IndexError) as error:
@@ -119,14 +125,17 @@ def check_part(
 
 
 def _stored_and_found(
-    session: Session, part: EncoderPart | CausalGeneratorPart, pairs: Mapping[str, NDArray[Any]]
+    session: Callable[[str], Session], part: EncoderPart | GeneratorPart, pairs: Mapping[str, NDArray[Any]]
 ) -> tuple[Float, Float]:
-    """What the graph should give for the stored inputs, and what it gives: float32 ``[rows, width]``."""
+    """What the graphs should give for the stored inputs, and what they give: float32 ``[rows, width]``."""
     if isinstance(part, EncoderPart):
-        return pairs["embedding"], run_encoder(session, pairs)
-    calls = list(stored_calls(pairs))
+        return pairs["embedding"], run_encoder(session(part.graph), pairs)
     columns = pairs["columns"]
-    results = replay(decoder_run(session), calls, part)
+    if isinstance(part, Seq2SeqGeneratorPart):
+        decoder = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part)
+        return pairs["logits"], Chain.stored(pairs).run(decoder, part)[:, columns]
+    calls = list(stored_calls(pairs))
+    results = replay(decoder_run(session(part.graph)), calls, part)
     stored = [pairs[f"logits_{i}"].reshape(-1, len(columns)) for i in range(len(calls))]
     return np.concatenate(stored), np.concatenate(
         [r[..., columns].reshape(-1, len(columns)) for r in results]

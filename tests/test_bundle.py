@@ -9,17 +9,9 @@ from typing import Any
 
 import pytest
 
-from rag_infer.bundle import (
-    FORMAT_VERSION,
-    Bundle,
-    CausalGeneratorPart,
-    EncoderPart,
-    Manifest,
-    PromptTemplate,
-    record_files,
-    sealed,
-)
+from rag_infer.bundle import FORMAT_VERSION, Bundle, Manifest, record_files, sealed
 from rag_infer.errors import BundleError
+from rag_infer.parts import CausalGeneratorPart, EncoderPart, PromptTemplate
 
 
 @pytest.fixture

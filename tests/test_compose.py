@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_infer.bundle import CausalGeneratorPart, PromptTemplate
 from rag_infer.compose import ANSWER_RESERVE, CausalComposer
 from rag_infer.errors import RagInferWarning
+from rag_infer.parts import CausalGeneratorPart, PromptTemplate
 from rag_infer.text import Tokenizer
 from tests.generate.conftest import MAX_POSITIONS, PROMPT
 from tests.tiny_llama import BOS, END, PAD, SPECIAL, TURN, VOCAB, make_tokenizer

@@ -11,10 +11,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rag_infer.cli.main import VERBS
+from tests.seq2seq_checkpoints import write_passage_encoder, write_rag
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,6 +57,9 @@ def folder(demo_bundle: Path, demo_knowledge_base: Path, tmp_path_factory: pytes
     path = tmp_path_factory.mktemp("readme")
     (path / "bundle").symlink_to(demo_bundle)
     (path / "demo-kb").symlink_to(demo_knowledge_base)
+    settings: dict[str, Any] = {"max_combined_length": 48, "generation": {"max_length": 9}}
+    write_rag(path / "my-rag", "RagTokenForGeneration", "bart", **settings)
+    write_passage_encoder(path / "my-passage-encoder")
     (path / "articles.jsonl").write_text(excerpt(demo_bundle.with_name("corpus.jsonl")), encoding="utf-8")
     return path
 

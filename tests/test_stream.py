@@ -16,9 +16,10 @@ import torch
 
 from rag_infer import KnowledgeBase, Passage, RagEngine
 from rag_infer.answer import Answer, Token
-from rag_infer.bundle import MANIFEST, Bundle, RetrievalPart, record_files
+from rag_infer.bundle import MANIFEST, Bundle, record_files
 from rag_infer.errors import GenerationError
 from rag_infer.export import export_bundle
+from rag_infer.parts import RetrievalPart
 from rag_infer.stream import AnswerStream
 from tests.generate.conftest import PROMPT, make_checkpoint
 from tests.knowledge.tiny_bundle import WORDS, make_tiny_bundle

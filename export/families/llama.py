@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rag_infer.errors import ExportError
+from rag_infer.export.modules import Affine
 from rag_infer.export.operators import Reshape, RMSNorm, Rotate, SelectQueries, SiLU, TiedHead
 
 # What an int8 graph keeps in float32; gate and up are left, half of a small model's layers. A quantised input has one
@@ -159,25 +160,6 @@ class LlamaLayer(nn.Module):
         shape = (0, 0, self.num_kv_heads, -1)
         keys = Reshape.call(keys, shape).transpose(1, 2)
         return queries, keys, Reshape.call(values, shape).transpose(1, 2)
-
-
-class Affine(nn.Module):
-    """Linear layers over the same input as one product, ``x @ weight [in, out]`` (+ bias)."""
-
-    def __init__(self, layers: list[nn.Linear], scales: list[float] | None = None) -> None:
-        super().__init__()
-        factors = scales or [1.0] * len(layers)
-        weights = [layer.weight.detach() * f for layer, f in zip(layers, factors, strict=True)]
-        self.weight = nn.Parameter(torch.cat(weights).t().contiguous())
-        self.bias: nn.Parameter | None = None
-        if layers[0].bias is not None:
-            biases = [layer.bias.detach() * f for layer, f in zip(layers, factors, strict=True)]
-            self.bias = nn.Parameter(torch.cat(biases))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The product; ``[..., in]`` to ``[..., out]``."""
-        product = x @ self.weight
-        return product if self.bias is None else product + self.bias
 
 
 def rotary_tables(rotary: Any, positions: int) -> tuple[Tensor, Tensor]:

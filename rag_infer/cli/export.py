@@ -33,23 +33,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score-scale", type=float, help="factor on scores (default: 20 for cosine, 1 for dot)"
     )
-    parser.add_argument("--n-docs", type=int, default=5, help="passages retrieved by default (default: 5)")
+    parser.add_argument(
+        "--n-docs", type=int, help="passages retrieved by default (default: as --rag says, else 5)"
+    )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is there")
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """--question-encoder, --passage-encoder and --generator."""
+    """--rag, --question-encoder, --passage-encoder and --generator."""
+    parser.add_argument(
+        "--rag", metavar="C", help="checkpoint of transformers' RAG classes: question encoder and generator"
+    )
     parser.add_argument(
         "--question-encoder", metavar="C", help="sentence-transformers, BERT or DPR checkpoint"
     )
     parser.add_argument("--passage-encoder", metavar="C", help="likewise (default: the question encoder)")
-    parser.add_argument("--generator", metavar="C", help="Llama checkpoint: a folder or a GGUF file")
+    parser.add_argument(
+        "--generator", metavar="C", help="Llama (folder or GGUF), BART, mBART, T5, Pegasus or Marian"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Export and print the report."""
     bundle = load_export().export_bundle(
         arguments.out,
+        rag=arguments.rag,
         question_encoder=arguments.question_encoder,
         passage_encoder=arguments.passage_encoder,
         generator=arguments.generator,

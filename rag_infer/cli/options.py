@@ -21,7 +21,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_generation_options(parser: argparse.ArgumentParser) -> None:
     """--n-docs, --strategy, --num-beams, --max-new-tokens and sampling."""
     parser.add_argument("--n-docs", type=int, help="passages to retrieve (default: the bundle's)")
-    parser.add_argument("--strategy", help="how to marginalise over passages: rag-token")
+    parser.add_argument("--strategy", help="how to marginalise: rag-token, rag-sequence or rag-sequence-fast")
     parser.add_argument("--num-beams", type=int, help="width of the beam search; 1 is greedy")
     parser.add_argument("--max-new-tokens", type=int, help="longest answer in tokens")
     parser.add_argument("--do-sample", action="store_true", default=None, help="draw tokens instead")

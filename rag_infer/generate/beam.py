@@ -9,6 +9,10 @@ from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.hypothesis import Hypothesis
 from rag_infer.generate.search import Finished, Stop, common_prefix
 
+# What transformers gives the beams that are not to be extended at first. Where constraints leave fewer tokens than
+# beams, sequences of this score are among its results.
+FAR_BEHIND = -1e9
+
 
 class BeamSearch:
     """Beam search for one question.
@@ -59,7 +63,7 @@ class BeamSearch:
     def _best_continuations(self, step: NextTokens) -> list[tuple[int, Hypothesis]]:
         """(index of the parent, new hypothesis), best first; impossible ones (minus infinity) left out."""
         scores, tokens = step.best(self._keep)
-        before = np.array([h.score for h in self.running] or [0.0], dtype=np.float32)
+        before = np.array([h.score for h in self.running] or self._first_scores(), dtype=np.float32)
         totals = before[:, None] + scores
         log_probs, posteriors = step.detail(np.where(tokens < 0, 0, tokens))
         order = np.argsort(-totals, axis=None, kind="stable")[: self._keep]
@@ -67,15 +71,21 @@ class BeamSearch:
         for beam, rank in zip(*np.unravel_index(order, totals.shape), strict=True):
             if np.isneginf(totals[beam, rank]):
                 break
+            row = beam if self.running else 0
             hypothesis = Hypothesis(
                 parent=self.running[beam] if self.running else None,
-                token=int(tokens[beam, rank]),
-                log_prob=float(log_probs[beam, rank]),
-                posterior=posteriors[beam, rank],
+                token=int(tokens[row, rank]),
+                log_prob=float(log_probs[row, rank]),
+                posterior=posteriors[row, rank],
                 score=float(totals[beam, rank]),
             )
-            found.append((int(beam), hypothesis))
+            found.append((int(row), hypothesis))
         return found
+
+    def _first_scores(self) -> list[float]:
+        """The first step has one sequence to extend; transformers has all beams equal, all but one far behind."""
+        far_behind = [] if self._config.compat is None else [FAR_BEHIND] * (self._config.num_beams - 1)
+        return [0.0, *far_behind]
 
     def _collect(self, complete: list[Hypothesis]) -> None:
         """Let complete sequences into the results, of which the best ``num_beams`` stay."""

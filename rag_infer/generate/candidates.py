@@ -19,6 +19,8 @@ class NextTokens:
         priors: float32 ``[n_docs]``, log p(z|x).
         sequences: the tokens of each beam so far.
         processors: constraints, applied after marginalising.
+        per_passage: whether the one passage is searched alone and greedily, or by drawing; constraints then act on
+            logits, as in transformers.
         threads: threads of the kernels.
     """
 
@@ -29,17 +31,22 @@ class NextTokens:
         sequences: Sequence[Sequence[int]],
         processors: Sequence[Processor],
         *,
+        per_passage: bool = False,
         threads: int = 1,
     ) -> None:
         self._logits = logits
         self._priors = priors
         self._sequences = sequences
         self._processors = processors
+        self._per_passage = per_passage
         self._threads = threads
 
     def scores(self) -> NDArray[np.float32]:
-        """Log-probabilities of all tokens after the constraints: float32 ``[beams, vocab]``."""
-        scores = marginalise.log_probs(self._logits, self._priors, threads=self._threads)
+        """Log-probabilities of all tokens, or logits, after the constraints: float32 ``[beams, vocab]``."""
+        if self._per_passage:
+            scores: NDArray[np.float32] = self._logits[0].copy()
+        else:
+            scores = marginalise.log_probs(self._logits, self._priors, threads=self._threads)
         for row, tokens in zip(scores, self._sequences, strict=True):
             for process in self._processors:
                 process(row, tokens)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer.bundle import CausalGeneratorPart
 from rag_infer.errors import GenerationError
+from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Cancellation, Session
 from rag_infer.text import bucket, pad
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-STRATEGIES = ("rag-token",)
+STRATEGIES = ("rag-token", "rag-sequence", "rag-sequence-fast")
+# Versions of transformers whose results are given where they are wrong.
+COMPATIBLE = ("transformers-4.57",)
 # Logits over anything smaller would overflow float32.
 SMALLEST_DIVISOR = 1e-30
 # Lengths to a higher power would overflow.
@@ -25,17 +27,21 @@ FLAGS = ("do_sample", "do_deduplication", "exclude_bos_score")
 class GenerationConfig:
     """Settings of one generation. Names and meanings are transformers'; an unknown name is an error.
 
-    Constraints and penalties act after marginalising over passages, on log-probabilities, as in
-    transformers' RAG-Token, and see the generated tokens only (the prompts differ from passage to passage).
+    Under RAG-Token constraints and penalties act after marginalising over passages, on log-probabilities, under
+    RAG-Sequence per passage, as in transformers. They see an encoder-decoder's start token and the generated tokens;
+    of a decoder-only generator the generated ones alone (the prompts differ from passage to passage).
 
     Attributes:
-        strategy: "rag-token".
+        strategy: "rag-token"; "rag-sequence", which scores every candidate under every passage ("thorough"); or
+            "rag-sequence-fast", which takes a candidate's probability under a passage whose search did not find it
+            as zero (Lewis et al. 2020, section 2.5).
         num_beams: width of the beam search; 1 is greedy.
         num_return_sequences: answers per question; with beam search at most ``num_beams``.
-        max_length: as ``max_new_tokens`` for a decoder-only generator, whose prompt is not counted;
-            used where ``max_new_tokens`` is None.
-        max_new_tokens: longest answer in tokens; None means 32 where ``max_length`` is None too.
-        min_length: an answer does not end before this many tokens.
+        max_length: longest answer in tokens, an encoder-decoder's start token included; used where
+            ``max_new_tokens`` is None.
+        max_new_tokens: likewise without the start token. Where both are None a decoder-only generator's answers have
+            at most 32 tokens, an encoder-decoder's 19 under RAG-Token and 20 under RAG-Sequence, as in transformers.
+        min_length: an answer does not end before this many tokens, counted as in ``max_length``.
         length_penalty: beam scores are divided by length ** length_penalty.
         early_stopping: True, False or "never".
         no_repeat_ngram_size: no n-gram of this size occurs twice; 0 allows all.
@@ -45,7 +51,12 @@ class GenerationConfig:
         repetition_penalty: above 1 makes tokens already generated less likely (Keskar et al. 2019).
         do_sample, temperature, top_k, top_p, seed: sampling; a seed makes it repeatable.
         stop_strings: generation ends once one of them occurs; the answer's text ends before it.
-        do_deduplication, exclude_bos_score: belong to RAG-Sequence.
+        do_deduplication: whether RAG-Sequence scores equal candidates once.
+        exclude_bos_score: whether scores leave out a begin-of-text token that every answer begins with
+            (`Generator.score`; RAG-Sequence's search does so in any case).
+        compat: "transformers-4.57" for its results where they are wrong: RAG-Token ignores ``max_new_tokens``;
+            RAG-Sequence's prior vanishes from answers of a single token; beam search fills with the end of text where
+            the pad id is 0, and RAG-Sequence counts that; beams that constraints leave no token of their own are kept.
 
     >>> GenerationConfig(num_beams=4).num_beams
     4
@@ -73,6 +84,7 @@ class GenerationConfig:
     stop_strings: tuple[str, ...] = ()
     do_deduplication: bool = True
     exclude_bos_score: bool = False
+    compat: str | None = None
 
     def __post_init__(self) -> None:
         """Bring lists to tuples and check every value.
@@ -91,7 +103,10 @@ class GenerationConfig:
         self._check_ranges()
         if self.do_sample and self.num_beams > 1:
             raise ValueError(f"do_sample=True with num_beams={self.num_beams}: sampling takes num_beams=1")
-        if not self.do_sample and self.num_return_sequences > self.num_beams:
+        alone = (
+            self.strategy == "rag-token" and not self.do_sample
+        )  # else there are more candidates than beams
+        if alone and self.num_return_sequences > self.num_beams:
             raise ValueError(
                 f"num_return_sequences={self.num_return_sequences} is above num_beams={self.num_beams}: "
                 "without sampling each answer needs a beam"
@@ -114,6 +129,8 @@ class GenerationConfig:
     def _check_choices(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"unknown strategy {self.strategy!r}: expected one of {', '.join(STRATEGIES)}")
+        if self.compat is not None and self.compat not in COMPATIBLE:
+            raise ValueError(f"unknown compat {self.compat!r}: expected {', '.join(COMPATIBLE)} or None")
         if not any(self.early_stopping is v for v in (True, False)) and self.early_stopping != "never":
             raise ValueError(f"early_stopping must be True, False or 'never', got {self.early_stopping!r}")
         if any(not w for w in self.bad_words_ids):
@@ -138,6 +155,35 @@ class GenerationConfig:
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+
+    def with_length(self, begun: int, max_positions: int | None) -> GenerationConfig:
+        """A copy whose ``max_new_tokens`` is set, for a decoder whose answers begin with tokens that are given.
+
+        Args:
+            begun: how many are given.
+            max_positions: the most tokens the decoder can have, or None.
+
+        Raises:
+            ValueError: no room for a token, or more asked for than the decoder can have.
+        """
+        if begun == 0:
+            return self
+        ignores = self.compat is not None and self.strategy == "rag-token"
+        if self.max_new_tokens is not None and not ignores:
+            new = self.max_new_tokens
+        elif self.max_length is not None:
+            new = self.max_length - begun
+        else:
+            new = 20 - begun if self.strategy == "rag-token" else 20
+        if new < 1:
+            raise ValueError(
+                f"max_length={self.max_length} leaves no room for a token: every answer begins with {begun} given"
+            )
+        if max_positions is not None and new + begun > max_positions:
+            raise ValueError(
+                f"an answer of {new + begun} tokens is above the model's {max_positions} positions"
+            )
+        return replace(self, max_new_tokens=new)
 
     @property
     def max_tokens(self) -> int:

@@ -15,8 +15,16 @@ from rag_infer.generate.config import GenerationConfig
 Processor = Callable[[NDArray[np.float32], Sequence[int]], None]
 
 
-def processors(config: GenerationConfig, *, eos_token_ids: Sequence[int], vocab_size: int) -> list[Processor]:
+def processors(
+    config: GenerationConfig, *, eos_token_ids: Sequence[int], vocab_size: int, begun: int = 0
+) -> list[Processor]:
     """The processors a config asks for; an empty list where it asks for none.
+
+    Args:
+        config: the settings.
+        eos_token_ids: tokens that end an answer.
+        vocab_size: number of tokens.
+        begun: how many tokens are given before the first generated one; the processors see them too.
 
     Raises:
         ValueError: a token id outside the vocabulary, or every token banned.
@@ -34,11 +42,13 @@ def processors(config: GenerationConfig, *, eos_token_ids: Sequence[int], vocab_
     if config.min_length > 0 and eos_token_ids:
         chosen.append(_min_length(config.min_length, list(eos_token_ids)))
     if config.begin_suppress_tokens:
-        chosen.append(_suppress_first(list(config.begin_suppress_tokens)))
+        # A forced first token comes before the first that is chosen.
+        chosen_first = begun + (1 if begun and config.forced_bos_token_id is not None else 0)
+        chosen.append(_suppress_at(chosen_first, list(config.begin_suppress_tokens)))
     if config.forced_bos_token_id is not None:
-        chosen.append(_force_at(0, config.forced_bos_token_id))
+        chosen.append(_force_at(begun, config.forced_bos_token_id))
     if config.forced_eos_token_id is not None:
-        chosen.append(_force_at(config.max_tokens - 1, config.forced_eos_token_id))
+        chosen.append(_force_at(begun + config.max_tokens - 1, config.forced_eos_token_id))
     return chosen
 
 
@@ -98,9 +108,9 @@ def _min_length(length: int, eos_token_ids: list[int]) -> Processor:
     return apply
 
 
-def _suppress_first(suppressed: list[int]) -> Processor:
+def _suppress_at(position: int, suppressed: list[int]) -> Processor:
     def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
-        if not tokens:
+        if len(tokens) == position:
             scores[suppressed] = -np.inf
 
     return apply

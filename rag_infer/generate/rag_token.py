@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.generate.beam import BeamSearch
 from rag_infer.generate.candidates import NextTokens
-from rag_infer.generate.causal import CausalDecoder, CausalState
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.constraints import Processor
 from rag_infer.generate.sample import IndependentSearch
@@ -18,6 +18,29 @@ from rag_infer.generate.search import Search, Stop
 from rag_infer.session import Cancellation
 
 Float = NDArray[np.float32]
+
+
+class Rows(Protocol):
+    """A decoder's state: rows, one per question and passage."""
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        ...
+
+
+class Decoder(Protocol):
+    """What steps: see `rag_infer.generate.causal.CausalDecoder.step`."""
+
+    def step(
+        self,
+        state: Any,
+        parents: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> Float:
+        """Append one token to each beam of each row; the logits after it, float32 ``[rows, beams, vocab]``."""
+        ...
 
 
 @dataclass
@@ -47,12 +70,14 @@ def new_search(config: GenerationConfig, stop: Stop, *, num_eos: int) -> Search:
 
 
 def decode(
-    decoder: CausalDecoder,
-    state: CausalState,
+    decoder: Decoder,
+    state: Rows,
     logits: Float,
     requests: Sequence[Request],
     processors: Sequence[Processor],
     *,
+    begun: tuple[int, ...] = (),
+    per_passage: bool = False,
     threads: int = 1,
     cancellation: Cancellation | None = None,
 ) -> Iterator[None]:
@@ -64,6 +89,8 @@ def decode(
         logits: float32 ``[rows, 1, vocab]`` after the prefill.
         requests: the questions; their searches hold the results.
         processors: constraints on the marginal.
+        begun: the tokens every answer begins with, which the constraints see too.
+        per_passage: see `NextTokens`.
         threads: threads of the kernels.
         cancellation: stops a step that runs.
     """
@@ -76,8 +103,9 @@ def decode(
             step = NextTokens(
                 np.ascontiguousarray(logits[rows, :beams]),
                 request.priors,
-                [h.tokens for h in request.search.running] or [()],
+                [(*begun, *h.tokens) for h in request.search.running] or [begun],
                 processors,
+                per_passage=per_passage,
                 threads=threads,
             )
             request._parents = request.search.advance(step)
@@ -89,7 +117,7 @@ def decode(
             logits = decoder.step(state, parents, tokens, cancellation=cancellation)
 
 
-def _drop_finished(state: CausalState, active: Sequence[Request]) -> list[Request]:
+def _drop_finished(state: Rows, active: Sequence[Request]) -> list[Request]:
     """The requests that go on; the rows of the others leave the state."""
     going = [r for r in active if not r.search.done]
     if 0 < len(going) < len(active):

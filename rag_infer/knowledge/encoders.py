@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer.bundle import Bundle, EncoderPart
+from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder, encode_question
 from rag_infer.errors import BundleError
+from rag_infer.parts import EncoderPart
 
 
 class Encoder(Protocol):

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertTokenizerFast
 
-from rag_infer.bundle import Bundle, EncoderPart
+from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
+from rag_infer.parts import EncoderPart
 from tests.export.checkpoints import TEXTS, write_bert, write_dpr, write_sentence_transformers
 
 

@@ -13,10 +13,11 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import GenerationConfig, LlamaForCausalLM
 
-from rag_infer.bundle import Bundle, CausalGeneratorPart
+from rag_infer.bundle import Bundle
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
 from rag_infer.generator import Generator
+from rag_infer.parts import CausalGeneratorPart
 from tests.generate.conftest import arrays, random_contexts
 from tests.tiny_llama import BOS, END, PAD, TURN, write_llama
 
@@ -123,7 +124,7 @@ def test_masks_are_right_where_rows_differ_by_much(tmp_path: Path) -> None:
         export_bundle(tmp_path / "b", generator=tmp_path / "c").folder, threads=1
     )
     short, long = [7, 8], [int(i) for i in np.random.default_rng(1).integers(4, 300, size=200)]
-    both = generator._decoder.teacher_force([short, long], [50, 60])
+    both = generator._model.decoder.teacher_force([short, long], [50, 60])
     for row, prompt in zip(both, (short, long), strict=True):
-        alone = generator._decoder.teacher_force([prompt], [50, 60])[0]
+        alone = generator._model.decoder.teacher_force([prompt], [50, 60])[0]
         np.testing.assert_allclose(row, alone, atol=1e-5 * np.abs(alone).max())

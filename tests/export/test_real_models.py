@@ -79,7 +79,7 @@ def batch(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
 
 def test_smollm2_logits(generator: Generator, smollm2: Any, prompts: list[list[int]]) -> None:
     answer = generator.tokenizer.encode(" the Black Sea, and so on.")
-    found = generator._decoder.teacher_force(prompts, answer)
+    found = generator._model.decoder.teacher_force(prompts, answer)
     for row, prompt in enumerate(prompts):
         with torch.no_grad():
             wanted = smollm2(torch.tensor([[*prompt, *answer[:-1]]])).logits[0, len(prompt) - 1 :].numpy()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rag_infer.bundle import Bundle, EncoderPart
+from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder
 from rag_infer.export import export_bundle
+from rag_infer.parts import EncoderPart
 from tests.export.checkpoints import write_json, write_sentence_transformers, write_tokenizer
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
 
-from rag_infer.bundle import PromptTemplate
 from rag_infer.generator import Generator
+from rag_infer.parts import PromptTemplate
 from tests.tiny_llama import END, PAD, VOCAB, write_llama
 
 MAX_POSITIONS = 384

@@ -11,10 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from rag_infer import GenerationConfig
-from rag_infer.bundle import Bundle, CausalGeneratorPart
+from rag_infer.bundle import Bundle
 from rag_infer.compose import CausalContext
 from rag_infer.errors import GenerationError
 from rag_infer.generate.causal import SLOT_BUCKET, CausalDecoder
+from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Cancellation, Session
 from tests.generate.conftest import MAX_POSITIONS, TinyRag, arrays, random_contexts
 from tests.tiny_llama import VOCAB

@@ -10,7 +10,8 @@ import tokenizers
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import models, pre_tokenizers
 
-from rag_infer.bundle import MANIFEST, EncoderPart, Manifest, record_files
+from rag_infer.bundle import MANIFEST, Manifest, record_files
+from rag_infer.parts import EncoderPart
 
 DIM = 24
 WORDS = [

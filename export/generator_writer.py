@@ -1,0 +1,139 @@
+"""A generator to its folder in a bundle: graphs, tokenizer, stored pairs; returns the report for the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rag_infer.errors import ExportError
+from rag_infer.export.agreement import check_greedy, compare_precisions
+from rag_infer.export.causal import LoadedGenerator, load_generator, write_decoder_graph
+from rag_infer.export.checkpoint import find_checkpoint, read_config
+from rag_infer.export.families.llama import FLOAT32_WEIGHTS
+from rag_infer.export.graph_file import WeightFile
+from rag_infer.export.parity import check_generator
+from rag_infer.export.quantise import quantise_graph
+from rag_infer.export.seq2seq import (
+    ENCODER,
+    FAMILIES,
+    STEP,
+    WEIGHTS,
+    LoadedSeq2Seq,
+    load_seq2seq,
+    read_parts,
+    write_seq2seq_graphs,
+)
+from rag_infer.export.seq2seq_parity import check_seq2seq
+from rag_infer.export.seq2seq_parity import compare_precisions as compare_seq2seq_precisions
+from rag_infer.parts import CausalGeneratorPart, GeneratorPart, Seq2SeqGeneratorPart
+
+Loaded = LoadedGenerator | LoadedSeq2Seq
+Tell = Callable[[str], None]
+
+
+def load_any_generator(source: str | Path) -> Loaded:
+    """Load a decoder-only or an encoder-decoder checkpoint, completely.
+
+    Raises:
+        ExportError: no such checkpoint, an architecture that is not supported, missing or left-over weights, no
+            tokenizer.
+    """
+    checkpoint = find_checkpoint(source)
+    if checkpoint.gguf is None and read_config(checkpoint).model_type in FAMILIES:
+        return load_seq2seq(checkpoint)
+    return load_generator(source)
+
+
+def write_generator(
+    loaded: Loaded, part: GeneratorPart, folder: Path, precision: str, tell: Tell
+) -> dict[str, Any]:
+    """Write a generator's files and compare them with PyTorch.
+
+    Args:
+        loaded: the generator.
+        part: its entry in the manifest.
+        folder: where the files go.
+        precision: "fp32" or "int8".
+        tell: is given a line of text as each step begins.
+
+    Raises:
+        ExportError: a graph differs from PyTorch by more than the limit.
+    """
+    loaded.tokenizer.save(str(folder / "tokenizer.json"))
+    tell("writing the generator's graphs")
+    if isinstance(loaded, LoadedSeq2Seq) and isinstance(part, Seq2SeqGeneratorPart):
+        return _write_seq2seq(loaded, part, folder, precision, tell)
+    assert isinstance(loaded, LoadedGenerator) and isinstance(part, CausalGeneratorPart)  # noqa: PT018
+    return _write_causal(loaded, part, folder, precision, tell)
+
+
+def _write_causal(
+    loaded: LoadedGenerator, part: CausalGeneratorPart, folder: Path, precision: str, tell: Tell
+) -> dict[str, Any]:
+    graph = folder / part.graph
+    if precision == "fp32":
+        write_decoder_graph(loaded.model, graph)
+        tokens = {"greedy_tokens_of_transformers": check_greedy(loaded, part, graph)}
+    else:
+        with _reference(folder) as reference:
+            write_decoder_graph(loaded.model, reference / part.graph)
+            tell("quantising the generator")
+            quantise_graph(reference / part.graph, graph, keep=FLOAT32_WEIGHTS)
+            tell("comparing the generator's tokens with fp32")
+            agreement = compare_precisions(reference / part.graph, graph, part)
+            tokens = {"agreement_with_fp32": agreement}
+    tell("comparing the generator with PyTorch")
+    return {**check_generator(loaded, part, graph, precision), **tokens}
+
+
+def _write_seq2seq(
+    loaded: LoadedSeq2Seq, part: Seq2SeqGeneratorPart, folder: Path, precision: str, tell: Tell
+) -> dict[str, Any]:
+    parts, tokens = read_parts(loaded.model), {}
+    if precision == "fp32":
+        write_seq2seq_graphs(parts, folder)
+    else:
+        with _reference(folder) as reference:
+            write_seq2seq_graphs(parts, reference)
+            tell("quantising the generator")
+            file = WeightFile(folder / WEIGHTS)
+            for name in (ENCODER, STEP):
+                quantise_graph(reference / name, folder / name, file=file)
+            tell("comparing the generator's tokens with fp32")
+            tokens = {"agreement_with_fp32": compare_seq2seq_precisions(reference, folder, part)}
+    tell("comparing the generator with PyTorch")
+    return {**check_seq2seq(loaded, part, folder, precision), **tokens}
+
+
+@contextlib.contextmanager
+def _reference(folder: Path) -> Iterator[Path]:
+    """Where the fp32 twins of quantised graphs lie while both are needed."""
+    path = folder / "fp32"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+def check_room(loaded: Loaded, part: GeneratorPart, *, question: int, answer: int) -> None:
+    """Refuse a prompt that leaves the model no positions for a question and its answer.
+
+    Args:
+        loaded: the generator.
+        part: its entry in the manifest.
+        question, answer: tokens that each must be able to have.
+
+    Raises:
+        ExportError: it does; the message gives the numbers.
+    """
+    if not isinstance(part, CausalGeneratorPart):
+        return
+    around = sum(len(loaded.tokenizer.encode(t).ids) for t in (part.prompt.preamble, part.prompt.question))
+    taken = around + part.prompt.max_passage_tokens + question + answer
+    if taken > part.max_positions:
+        raise ExportError(
+            f"the generator has {part.max_positions} positions, but the prompt with a passage takes {taken}: "
+            "give a shorter prompt, or one with fewer max_passage_tokens"
+        )

@@ -1,0 +1,215 @@
+"""Encoder-decoder generators: a checkpoint to the graphs ``encoder.onnx`` and ``step.onnx``.
+
+Both read their weights from one file, ``generator.data``: an embedding that encoder, decoder and head share is stored
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+import torch
+import transformers
+
+from rag_infer.errors import ExportError
+from rag_infer.export.checkpoint import Checkpoint, load_complete, read_config
+from rag_infer.export.families.bart import read_bart
+from rag_infer.export.families.marian import read_marian
+from rag_infer.export.families.mbart import read_mbart
+from rag_infer.export.families.pegasus import read_pegasus
+from rag_infer.export.families.t5 import read_t5
+from rag_infer.export.graph_file import WeightFile, write_graph
+from rag_infer.export.seq2seq_graph import DecoderGraph, EncoderGraph
+from rag_infer.export.seq2seq_parts import Seq2SeqParts
+from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
+from rag_infer.export.tracing import trace
+from rag_infer.generate.config import GenerationConfig
+from rag_infer.parts import ComposingRule, Seq2SeqGeneratorPart
+
+ENCODER, STEP, WEIGHTS = "encoder.onnx", "step.onnx", "generator.data"
+
+# By model_type: transformers' class, and how to read it.
+FAMILIES: Mapping[str, tuple[str, Callable[[Any], Seq2SeqParts]]] = {
+    "bart": ("BartForConditionalGeneration", read_bart),
+    "mbart": ("MBartForConditionalGeneration", read_mbart),
+    "t5": ("T5ForConditionalGeneration", read_t5),
+    "pegasus": ("PegasusForConditionalGeneration", read_pegasus),
+    "marian": ("MarianMTModel", read_marian),
+}
+
+# As `rag_infer.export.tracing.trace` takes them. "questions" are rows of the first layer's self-attention, "rows"
+# those of everything after it: one per context.
+ENCODER_AXES: Mapping[str, Mapping[int, str]] = {
+    "input_ids": {0: "rows", 1: "tokens"},
+    "attention_bias": {0: "rows", 1: "tokens"},
+    "cross_keys_{layer}": {0: "rows", 3: "tokens"},
+    "cross_values_{layer}": {0: "rows", 2: "tokens"},
+}
+STEP_AXES: Mapping[str, Mapping[int, str]] = {
+    "input_ids": {0: "questions", 1: "queries"},
+    "position_ids": {0: "questions", 1: "queries"},
+    "slot_positions": {0: "questions", 1: "slots_and_queries"},
+    "attention_bias": {0: "questions", 1: "queries", 2: "slots_and_queries"},
+    "cross_bias": {0: "rows", 1: "tokens"},
+    "question_of_row": {0: "rows"},
+    "past_keys_{layer}": {0: "questions_or_rows", 2: "slots"},
+    "past_values_{layer}": {0: "questions_or_rows", 2: "slots"},
+    "cross_keys_{layer}": {0: "rows", 3: "tokens"},
+    "cross_values_{layer}": {0: "rows", 2: "tokens"},
+    "logits": {0: "rows", 1: "queries"},
+    "new_keys_{layer}": {0: "questions_or_rows", 2: "queries"},
+    "new_values_{layer}": {0: "questions_or_rows", 2: "queries"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSeq2Seq:
+    """An encoder-decoder in PyTorch.
+
+    Attributes:
+        model: of one of the `FAMILIES`.
+        tokenizer: its tokenizer, without padding or truncation.
+        composing: how its contexts are put together.
+        settings: the bundle's generation settings.
+        origin: name and sha256 of the checkpoint.
+    """
+
+    model: Any
+    tokenizer: tokenizers.Tokenizer
+    composing: ComposingRule
+    settings: dict[str, Any]
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def generation(self) -> dict[str, Any]:
+        """The bundle's generation settings."""
+        return self.settings
+
+    def part(self, path: str) -> Seq2SeqGeneratorPart:
+        """The generator's entry in the manifest."""
+        config, parts = self.model.config, read_parts(self.model)
+        attention = parts.decoder.layers[0].attention
+        eos = self.model.generation_config.eos_token_id
+        eos = config.eos_token_id if eos is None else eos
+        return Seq2SeqGeneratorPart(
+            path=path,
+            encoder_graph=ENCODER,
+            step_graph=STEP,
+            vocab_size=len(parts.head),
+            num_layers=len(parts.decoder.layers),
+            num_heads=parts.decoder.num_heads,
+            head_dim=attention.query.out_features // parts.decoder.num_heads,
+            max_positions=parts.max_positions,
+            decoder_start_token_id=config.decoder_start_token_id,
+            bos_token_id=config.bos_token_id,
+            eos_token_ids=tuple(eos) if isinstance(eos, list | tuple) else (eos,),
+            pad_token_id=config.pad_token_id,
+            composing=self.composing,
+        )
+
+
+def load_seq2seq(checkpoint: Checkpoint) -> LoadedSeq2Seq:
+    """Load an encoder-decoder checkpoint, completely.
+
+    Raises:
+        ExportError: another architecture, missing or left-over weights, no tokenizer.
+    """
+    config = read_config(checkpoint)
+    architecture, _ = FAMILIES[config.model_type]
+    if list(config.architectures or []) not in ([], [architecture]):
+        raise ExportError(
+            f"{checkpoint.name} has the architectures {list(config.architectures)}: supported is {architecture}"
+        )
+    model, _ = load_complete(getattr(transformers, architecture), checkpoint.source)
+    tokenizer = unpadded(load_tokenizer(checkpoint).backend_tokenizer)
+    rule = ComposingRule(prefix=getattr(config, "prefix", None) or "")
+    loaded = LoadedSeq2Seq(
+        model=model,
+        tokenizer=tokenizer,
+        composing=rule,
+        settings=generation_settings(model.generation_config),
+        origin=checkpoint.describe(),
+    )
+    check_vocabulary(checkpoint.name, tokenizer, model)
+    return loaded
+
+
+def check_vocabulary(name: str, tokenizer: tokenizers.Tokenizer, model: Any) -> None:
+    """Refuse a tokenizer that has tokens the model has not.
+
+    Raises:
+        ExportError: it has; the message gives both numbers.
+    """
+    tokens = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if tokens > model.config.vocab_size:
+        raise ExportError(
+            f"the tokenizer of {name} has {tokens} tokens, the model a vocabulary of {model.config.vocab_size}"
+        )
+
+
+def generation_settings(config: Any) -> dict[str, Any]:
+    """What a transformers GenerationConfig sets otherwise than `GenerationConfig` does by default."""
+    defaults = GenerationConfig()
+    found = {}
+    for known in fields(GenerationConfig):
+        value = getattr(config, known.name, None)
+        unset = transformers.GenerationConfig()
+        if (
+            value is None
+            or value == getattr(unset, known.name, None)
+            or value == getattr(defaults, known.name)
+        ):
+            continue
+        found[known.name] = value
+    return found
+
+
+def read_parts(model: Any) -> Seq2SeqParts:
+    """The parts of a model of one of the `FAMILIES`."""
+    return FAMILIES[model.config.model_type][1](model)
+
+
+def write_seq2seq_graphs(parts: Seq2SeqParts, folder: Path) -> None:
+    """Write ``encoder.onnx``, ``step.onnx`` and the weights of both into a folder."""
+    file = WeightFile(folder / WEIGHTS)
+    encoder, decoder = EncoderGraph(parts).eval(), DecoderGraph(parts).eval()
+    layers = range(len(parts.decoder.layers))
+    cross = [f"cross_{what}_{i}" for i in layers for what in ("keys", "values")]
+    rows, tokens = 4, 7
+    inputs = (torch.zeros(rows, tokens, dtype=torch.int64), torch.zeros(rows, tokens))
+    graph = trace(encoder, inputs, ["input_ids", "attention_bias"], cross, ENCODER_AXES)
+    write_graph(graph, _weights(encoder), folder / ENCODER, file=file)
+    fixed = list(STEP_AXES)[:6]
+    cache = [
+        f"{what}_{i}" for i in layers for what in ("past_keys", "past_values", "cross_keys", "cross_values")
+    ]
+    new = [f"new_{what}_{i}" for i in layers for what in ("keys", "values")]
+    graph = trace(decoder, _step_inputs(parts), [*fixed, *cache], ["logits", *new], STEP_AXES)
+    write_graph(graph, _weights(decoder), folder / STEP, file=file)
+
+
+def _step_inputs(parts: Seq2SeqParts) -> list[torch.Tensor]:
+    questions, rows, queries, slots, tokens = 2, 4, 3, 5, 7
+    heads = parts.decoder.num_heads
+    cross = parts.decoder.layers[0].attention
+    head_dim = cross.query.out_features // heads
+    inputs = [
+        torch.zeros(questions, queries, dtype=torch.int64),
+        torch.zeros(questions, queries, dtype=torch.int64),
+        torch.zeros(questions, slots + queries, dtype=torch.int64),
+        torch.zeros(questions, queries, slots + queries),
+        torch.zeros(rows, tokens),
+        torch.arange(rows) // 2,
+    ]
+    for i in range(len(parts.decoder.layers)):
+        past = (questions if i == 0 else rows, heads, slots, head_dim)
+        inputs += [torch.zeros(past), torch.zeros(past)]
+        inputs += [torch.zeros(rows, heads, head_dim, tokens), torch.zeros(rows, heads, tokens, head_dim)]
+    return inputs
+
+
+def _weights(module: torch.nn.Module) -> dict[str, Any]:
+    return {name: value.numpy() for name, value in module.state_dict().items()}

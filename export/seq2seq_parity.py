@@ -1,0 +1,131 @@
+"""Proof that an encoder-decoder's graphs compute what transformers computes, and how far int8 is from fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rag_infer.compose import Seq2SeqComposer
+from rag_infer.export.parity import STORED_COLUMNS, demand, report_figures, store
+from rag_infer.export.sample_questions import SAMPLES
+from rag_infer.export.seq2seq import LoadedSeq2Seq
+from rag_infer.generate.seq2seq import Seq2SeqDecoder
+from rag_infer.parts import Seq2SeqGeneratorPart
+from rag_infer.session import Session
+from rag_infer.text import Tokenizer
+from rag_infer.verify import differences
+from rag_infer.verify_seq2seq import Chain
+
+Float = NDArray[np.float32]
+
+# Sample questions whose contexts are compared with transformers, and passages of each.
+COMPARED_QUESTIONS, COMPARED_PASSAGES = 2, 3
+# Passages under which each sample question is answered in both precisions, and tokens of each answer.
+ANSWERED_PASSAGES, ANSWER_TOKENS = 5, 12
+
+
+def load_decoder(folder: Path, part: Seq2SeqGeneratorPart) -> Seq2SeqDecoder:
+    """The graphs of a folder."""
+    return Seq2SeqDecoder(Session(folder / part.encoder_graph), Session(folder / part.step_graph), part)
+
+
+def check_seq2seq(
+    generator: LoadedSeq2Seq, part: Seq2SeqGeneratorPart, folder: Path, precision: str
+) -> dict[str, Any]:
+    """Compare the graphs of a folder with transformers, and store the pairs beside them.
+
+    Raises:
+        ExportError: the difference is above the limit.
+    """
+    chain, expected, found = compare_seq2seq(generator, part, folder)
+    figures = demand(folder / part.step_graph, differences(expected, found), precision)
+    columns = np.arange(0, found.shape[1], max(1, found.shape[1] // STORED_COLUMNS))
+    stored = expected if precision == "fp32" else found
+    store(folder / part.step_graph, {**chain.arrays(), "columns": columns, "logits": stored[:, columns]})
+    return {
+        **generator.origin,
+        "inputs": {"rows": len(chain.contexts), "logits": len(found)},
+        "same_best_token": float((found.argmax(1) == expected.argmax(1)).mean()),
+        **report_figures(figures, precision),
+    }
+
+
+def compare_seq2seq(
+    generator: LoadedSeq2Seq, part: Seq2SeqGeneratorPart, folder: Path
+) -> tuple[Chain, Float, Float]:
+    """(a chain of calls, transformers' logits, the graphs' logits); the logits float32 ``[logits, vocab]``."""
+    contexts = _sample_contexts(folder, part, COMPARED_PASSAGES)[: COMPARED_QUESTIONS * COMPARED_PASSAGES]
+    counts = [COMPARED_PASSAGES] * COMPARED_QUESTIONS
+    chain = Chain.of(contexts, counts=counts, vocab_size=part.vocab_size)
+    found = chain.run(load_decoder(folder, part), part)
+    return chain, _logits_in_pytorch(generator.model, chain, part), found
+
+
+def compare_precisions(reference: Path, quantised: Path, part: Seq2SeqGeneratorPart) -> dict[str, Any]:
+    """How often quantised graphs choose the tokens of the fp32 ones.
+
+    Args:
+        reference, quantised: the folders; ``tokenizer.json`` lies in the quantised one.
+        part: their entry in the manifest.
+
+    Returns:
+        As `rag_infer.export.agreement.compare_precisions`.
+    """
+    contexts = _sample_contexts(quantised, part, ANSWERED_PASSAGES)
+    decoders = [load_decoder(folder, part) for folder in (reference, quantised)]
+    same = []
+    for context in contexts:
+        answer = _greedy(decoders[0], context, part)
+        state = decoders[1].read([context], [1])
+        begun = np.array([[part.decoder_start_token_id, *answer[:-1]]], dtype=np.int64)
+        best = decoders[1].teacher_force(state, begun)[0, 0].argmax(axis=1)
+        same.append(best == np.array(answer))
+    return {
+        "token_agreement": round(float(np.concatenate(same).mean()), 4),
+        "equal_answers": round(float(np.mean([s.all() for s in same])), 4),
+        "prompts": len(contexts),
+        "tokens": sum(map(len, same)),
+    }
+
+
+def _sample_contexts(folder: Path, part: Seq2SeqGeneratorPart, passages: int) -> list[tuple[int, ...]]:
+    """Each sample question with its passage and with the next ones."""
+    composer = Seq2SeqComposer(Tokenizer(folder / "tokenizer.json"), part.composing)
+    found = []
+    for i, sample in enumerate(SAMPLES):
+        near = [SAMPLES[(i + j) % len(SAMPLES)] for j in range(passages)]
+        found += composer.compose(sample.question, [(s.title, s.text) for s in near])
+    return [context.input_ids for context in found]
+
+
+def _greedy(decoder: Seq2SeqDecoder, context: tuple[int, ...], part: Seq2SeqGeneratorPart) -> list[int]:
+    state = decoder.read([context], [1])
+    logits = decoder.start(state)
+    found: list[int] = []
+    parent = np.zeros((1, 1), dtype=np.int64)
+    while True:
+        found.append(int(logits[0, 0].argmax()))
+        if len(found) == ANSWER_TOKENS or found[-1] in part.eos_token_ids:
+            return found
+        logits = decoder.step(state, parent, np.array([[found[-1]]], dtype=np.int64))
+
+
+def _logits_in_pytorch(model: Any, chain: Chain, part: Seq2SeqGeneratorPart) -> Float:
+    """The chain's logits by transformers, each sequence from its beginning, without a cache."""
+    ids = torch.from_numpy(np.where(chain.contexts < 0, part.pad_token_id, chain.contexts))
+    mask = torch.from_numpy((chain.contexts >= 0).astype(np.int64))
+    found = []
+    with torch.no_grad():
+        for row, tokens in chain.sequences(part.decoder_start_token_id):
+            output = model(
+                input_ids=ids[row : row + 1],
+                attention_mask=mask[row : row + 1],
+                decoder_input_ids=torch.tensor([tokens]),
+                use_cache=False,
+            )
+            found.append(output.logits[0, -1].numpy())
+    return np.stack(found)

@@ -1,0 +1,181 @@
+"""The two kinds of generator behind one interface: contexts in, a state and its first logits out, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer.bundle import Bundle
+from rag_infer.generate.causal import CausalDecoder
+from rag_infer.generate.rag_token import Decoder
+from rag_infer.generate.seq2seq import Seq2SeqDecoder, Seq2SeqState
+from rag_infer.parts import CausalGeneratorPart, Seq2SeqGeneratorPart
+from rag_infer.session import Cancellation, Session
+
+Float = NDArray[np.float32]
+# Prompts or contexts in pieces: per piece the tokens of each row.
+Pieces = Sequence[Sequence[Sequence[int]]]
+
+
+class Scorer(Protocol):
+    """What scores given answers under contexts that were read."""
+
+    def logits(self, rows: slice, answers: NDArray[np.int64]) -> Float:
+        """Logits that predict each token of some answers of one question.
+
+        Args:
+            rows: the question's rows.
+            answers: int64 ``[answers, tokens]``, right-padded, without the tokens every answer begins with.
+
+        Returns:
+            float32 ``[rows, answers, tokens, vocab]``.
+        """
+        ...
+
+
+class Model(Protocol):
+    """A generator's graphs."""
+
+    @property
+    def begun(self) -> tuple[int, ...]:
+        """The tokens every answer begins with."""
+        ...
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest answer, those included, or None."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """What steps."""
+        ...
+
+    def start(
+        self,
+        preamble: Sequence[int],
+        pieces: Pieces,
+        counts: Sequence[int],
+        *,
+        reserve: int,
+        cancellation: Cancellation | None,
+    ) -> tuple[Any, Float, Scorer]:
+        """Read contexts.
+
+        Args:
+            preamble: tokens before every row.
+            pieces: the rows' tokens after it.
+            counts: how many rows each question has.
+            reserve: tokens that are likely to be generated for a row, over all its beams.
+            cancellation: stops the run.
+
+        Returns:
+            The state, the logits of the first token float32 ``[rows, 1, vocab]``, and what scores answers.
+        """
+        ...
+
+    def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
+        """What scores answers of one question under contexts that are given whole; ``begun`` comes before an answer."""
+        ...
+
+
+def load_model(bundle: Bundle, *, device: str, threads: int) -> Model:
+    """The model of a bundle that has a generator."""
+    part = bundle.manifest.generator
+    assert part is not None
+
+    def session(name: str) -> Session:
+        return Session(bundle.file(part, name), device=device, threads=threads)
+
+    if isinstance(part, Seq2SeqGeneratorPart):
+        decoder = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part)
+        return Seq2SeqModel(decoder, part)
+    return CausalModel(CausalDecoder(session(part.graph), part), part)
+
+
+class CausalModel:
+    """A decoder-only generator."""
+
+    begun: tuple[int, ...] = ()
+    max_positions: int | None = None  # the prompt counts too: the decoder knows
+
+    def __init__(self, decoder: CausalDecoder, part: CausalGeneratorPart) -> None:
+        self.decoder = decoder
+        self._part = part
+
+    def start(
+        self,
+        preamble: Sequence[int],
+        pieces: Pieces,
+        counts: Sequence[int],
+        *,
+        reserve: int,
+        cancellation: Cancellation | None,
+    ) -> tuple[Any, Float, Scorer]:
+        """See `Model.start`."""
+        state, logits = self.decoder.prefill(preamble, pieces, reserve=reserve, cancellation=cancellation)
+        rows = [[*preamble, *(t for piece in pieces for t in piece[r])] for r in range(sum(counts))]
+        return state, logits, self.scorer(rows, self.begun)
+
+    def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
+        """See `Model.scorer`."""
+        del begun  # nothing is
+        return _CausalScorer(self.decoder, rows)
+
+
+class _CausalScorer:
+    def __init__(self, decoder: CausalDecoder, rows: Sequence[Sequence[int]]) -> None:
+        self._decoder = decoder
+        self._rows = rows
+
+    def logits(self, rows: slice, answers: NDArray[np.int64]) -> Float:
+        """See `Scorer.logits`."""
+        prompts = self._rows[rows]
+        return np.stack([self._decoder.teacher_force(prompts, a.tolist()) for a in answers], axis=1)
+
+
+class Seq2SeqModel:
+    """An encoder-decoder generator."""
+
+    def __init__(self, decoder: Seq2SeqDecoder, part: Seq2SeqGeneratorPart) -> None:
+        self.decoder = decoder
+        self.begun: tuple[int, ...] = (part.decoder_start_token_id,)
+        self.max_positions = part.max_positions
+
+    def start(
+        self,
+        preamble: Sequence[int],
+        pieces: Pieces,
+        counts: Sequence[int],
+        *,
+        reserve: int,
+        cancellation: Cancellation | None,
+    ) -> tuple[Any, Float, Scorer]:
+        """See `Model.start`; a context is one piece, and nothing comes before it."""
+        del preamble, reserve
+        state = self.decoder.read(pieces[0], counts, cancellation=cancellation)
+        scorer = _Seq2SeqScorer(self.decoder, replace(state), self.begun)
+        return state, self.decoder.start(state, cancellation=cancellation), scorer
+
+    def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
+        """See `Model.scorer`."""
+        return _Seq2SeqScorer(self.decoder, self.decoder.read(rows, [len(rows)]), begun)
+
+
+class _Seq2SeqScorer:
+    """Scores over contexts that were read once: nothing is encoded again."""
+
+    def __init__(self, decoder: Seq2SeqDecoder, state: Seq2SeqState, begun: tuple[int, ...]) -> None:
+        self._decoder = decoder
+        self._state = state
+        self._begun = begun
+
+    def logits(self, rows: slice, answers: NDArray[np.int64]) -> Float:
+        """See `Scorer.logits`."""
+        begun = np.tile(np.array(self._begun, dtype=np.int64), (len(answers), 1))
+        tokens = np.concatenate([begun, answers[:, :-1]], axis=1)
+        return self._decoder.teacher_force(self._state.of_one_question(rows), tokens)

@@ -1,0 +1,253 @@
+"""The encoder-decoder generator: a graph that reads contexts, a graph that steps, and the cache between them.
+
+Contexts are read once. A context's keys and values for cross-attention belong to its row and serve all beams of the
+row, which are queries side by side. What was generated lies in slots that the beams of a question share, as in
+`rag_infer.generate.causal`: ``attention_bias`` says which beam sees which slot, nothing is reordered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rag_infer.errors import GenerationError
+from rag_infer.parts import Seq2SeqGeneratorPart
+from rag_infer.session import Cancellation, Session
+from rag_infer.text import bucket, pad
+
+Float = NDArray[np.float32]
+
+
+@dataclass
+class Seq2SeqState:
+    """The questions in progress, their contexts and their cache.
+
+    Attributes:
+        cross: per layer keys ``[rows, heads, head_dim, tokens]`` and values ``[rows, heads, tokens, head_dim]``.
+        cross_bias: float32 ``[rows, tokens]``, 0 where a context has a token, minus infinity elsewhere.
+        question_of_row: int64 ``[rows]``, ascending.
+        past: per layer keys and values of the generated tokens, ``[questions, heads, slots, head_dim]`` in the first
+            layer and ``[rows, heads, slots, head_dim]`` in the others.
+        visible: bool ``[questions, beams, slots]``, the slots each beam sees.
+        positions: int64 ``[questions, slots]``, the position of the token in each slot.
+        length: tokens of every beam so far, the start token included.
+    """
+
+    cross: list[Float]
+    cross_bias: Float
+    question_of_row: NDArray[np.int64]
+    past: list[Float]
+    visible: NDArray[np.bool_]
+    positions: NDArray[np.int64]
+    length: int = 0
+
+    @property
+    def first_rows(self) -> NDArray[np.intp]:
+        """The first row of each question."""
+        return np.searchsorted(self.question_of_row, np.arange(len(self.visible)))
+
+    def of_one_question(self, rows: slice) -> Seq2SeqState:
+        """The rows of a question, as they were before anything was generated."""
+        past = [x[:1, :, :0] if i < 2 else x[rows, :, :0] for i, x in enumerate(self.past)]
+        return Seq2SeqState(
+            cross=[x[rows] for x in self.cross],
+            cross_bias=self.cross_bias[rows],
+            question_of_row=np.zeros(len(self.cross_bias[rows]), dtype=np.int64),
+            past=past,
+            visible=np.zeros((1, 1, 0), dtype=bool),
+            positions=np.zeros((1, 0), dtype=np.int64),
+        )
+
+    def keep_rows(self, rows: Sequence[int]) -> None:
+        """Drop all rows but these; of each question all or none."""
+        of_row = self.question_of_row[rows]
+        questions = np.unique(of_row)
+        self.cross = [np.ascontiguousarray(x[rows]) for x in self.cross]
+        self.cross_bias = self.cross_bias[rows]
+        self.past = [np.ascontiguousarray(x[questions if i < 2 else rows]) for i, x in enumerate(self.past)]
+        self.visible, self.positions = self.visible[questions], self.positions[questions]
+        self.question_of_row = np.searchsorted(questions, of_row).astype(np.int64)
+
+
+class Seq2SeqDecoder:
+    """Runs the graphs of a `Seq2SeqGeneratorPart`. Safe to share between threads.
+
+    Args:
+        encoder: the session of ``encoder.onnx``.
+        step: the session of ``step.onnx``.
+        part: the generator's entry in the manifest.
+    """
+
+    def __init__(self, encoder: Session, step: Session, part: Seq2SeqGeneratorPart) -> None:
+        self._encoder = encoder
+        self._step = step
+        self._part = part
+
+    def read(
+        self,
+        contexts: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> Seq2SeqState:
+        """Read contexts, and be ready to generate or to score.
+
+        Args:
+            contexts: token ids of each, question by question.
+            counts: how many each question has.
+
+        Raises:
+            GenerationError: a context is longer than the model's positions.
+        """
+        longest, limit = max(map(len, contexts)), self._part.max_positions
+        if limit is not None and longest > limit:
+            raise GenerationError(f"a context of {longest} tokens is above the model's {limit} positions")
+        cross, bias = self._encode(contexts, cancellation)
+        part, questions, rows = self._part, len(counts), len(contexts)
+        past = [
+            np.zeros((questions if i < 2 else rows, part.num_heads, 0, part.head_dim), dtype=np.float32)
+            for i in range(2 * part.num_layers)
+        ]
+        return Seq2SeqState(
+            cross=cross,
+            cross_bias=bias,
+            question_of_row=np.repeat(np.arange(questions, dtype=np.int64), counts),
+            past=past,
+            visible=np.zeros((questions, 1, 0), dtype=bool),
+            positions=np.zeros((questions, 0), dtype=np.int64),
+        )
+
+    def start(self, state: Seq2SeqState, *, cancellation: Cancellation | None = None) -> Float:
+        """Logits of the first token, after the start token: float32 ``[rows, 1, vocab]``; ``state`` is changed."""
+        rows = len(state.question_of_row)
+        tokens = np.full((rows, 1), self._part.decoder_start_token_id, dtype=np.int64)
+        return self.step(state, np.zeros_like(tokens), tokens, cancellation=cancellation)
+
+    def step(
+        self,
+        state: Seq2SeqState,
+        parents: NDArray[np.int64],
+        tokens: NDArray[np.int64],
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> Float:
+        """Append one token to each beam.
+
+        Args:
+            state: changed in place.
+            parents: int64 ``[rows, beams]``, the beam of the last step that each new one extends; the same in all
+                rows of a question.
+            tokens: int64 ``[rows, beams]``, the token it is extended by.
+
+        Returns:
+            Logits after the new tokens: float32 ``[rows, beams, vocab]``.
+
+        Raises:
+            GenerationError: there is no position left.
+        """
+        self._check_length(state.length + 1)
+        first = state.first_rows
+        parents, tokens = parents[first], tokens[first]
+        questions, beams = tokens.shape
+        before = np.take_along_axis(state.visible, parents[:, :, None], axis=1)
+        alone = np.broadcast_to(np.eye(beams, dtype=bool), (questions, beams, beams))
+        visible = np.concatenate([before, alone], axis=2)
+        positions = np.full((questions, beams), state.length, dtype=np.int64)
+        logits, new = self._run(state, tokens, positions, visible, cancellation)
+        state.past = [np.concatenate(pair, axis=2) for pair in zip(state.past, new, strict=True)]
+        state.visible = visible
+        state.positions = np.concatenate([state.positions, positions], axis=1)
+        state.length += 1
+        return logits
+
+    def teacher_force(self, state: Seq2SeqState, answers: NDArray[np.int64]) -> Float:
+        """Logits that predict what follows each token of given answers.
+
+        Args:
+            state: of one question, after `read`; not changed.
+            answers: int64 ``[answers, tokens]``, from the start token on. They are branches of one tree: each token
+                sees those before it in its own answer.
+
+        Returns:
+            float32 ``[rows, answers, tokens, vocab]``.
+        """
+        count, length = answers.shape
+        self._check_length(length)
+        branch = np.kron(np.eye(count, dtype=bool), np.tril(np.ones((length, length), dtype=bool)))
+        positions = np.tile(np.arange(length, dtype=np.int64), (1, count))
+        logits, _ = self._run(state, answers.reshape(1, -1), positions, branch[None], None)
+        return logits.reshape(len(logits), count, length, -1)
+
+    def _check_length(self, length: int) -> None:
+        limit = self._part.max_positions
+        if limit is not None and length > limit:
+            raise GenerationError(
+                f"an answer of {length} tokens is above the model's {limit} positions: ask for fewer tokens"
+            )
+
+    def _encode(
+        self, contexts: Sequence[Sequence[int]], cancellation: Cancellation | None
+    ) -> tuple[list[Float], Float]:
+        """Keys and values of the contexts, and which of their tokens count."""
+        names = [f"cross_{what}_{i}" for i in range(self._part.num_layers) for what in ("keys", "values")]
+        ids, mask = pad(contexts, self._part.pad_token_id)
+        limit = self._part.max_positions
+        if limit is not None:  # a bucket may be wider than the table of positions
+            ids, mask = ids[:, :limit], mask[:, :limit]
+        bias = np.where(mask.astype(bool), np.float32(0), np.float32(-np.inf))
+        same_bucket = len({bucket(len(c)) for c in contexts}) == 1
+        if same_bucket:
+            inputs = {"input_ids": np.ascontiguousarray(ids), "attention_bias": bias}
+            return self._encoder.run(inputs, names, cancellation=cancellation), bias
+        # Row by row: a row of a passage's length keeps the processors busy, and none computes padding.
+        parts = []
+        for row, row_bias, context in zip(ids, bias, contexts, strict=True):
+            width = min(bucket(len(context)), ids.shape[1])
+            inputs = {"input_ids": row[None, :width], "attention_bias": row_bias[None, :width]}
+            parts.append(self._encoder.run(inputs, names, cancellation=cancellation))
+        return [
+            _stack(arrays, ids.shape[1], axis=3 - i % 2) for i, arrays in enumerate(zip(*parts, strict=True))
+        ], bias
+
+    def _run(
+        self,
+        state: Seq2SeqState,
+        tokens: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        visible: NDArray[np.bool_],
+        cancellation: Cancellation | None,
+    ) -> tuple[Float, list[Float]]:
+        """(logits ``[rows, queries, vocab]``, per layer keys and values of the new tokens)."""
+        inputs = {
+            "input_ids": np.ascontiguousarray(tokens),
+            "position_ids": positions,
+            "slot_positions": np.concatenate([state.positions, positions], axis=1),
+            "attention_bias": np.where(visible, np.float32(0), np.float32(-np.inf)),
+            "cross_bias": state.cross_bias,
+            "question_of_row": state.question_of_row,
+        }
+        names = ["logits"]
+        for i in range(self._part.num_layers):
+            for j, what in enumerate(("keys", "values")):
+                inputs[f"past_{what}_{i}"] = state.past[2 * i + j]
+                inputs[f"cross_{what}_{i}"] = state.cross[2 * i + j]
+                names.append(f"new_{what}_{i}")
+        # A family has absolute positions or relative ones, not both.
+        known = {name: array for name, array in inputs.items() if name in self._step.input_names}
+        logits, *new = self._step.run(known, names, cancellation=cancellation)
+        return logits, new
+
+
+def _stack(parts: Sequence[Float], width: int, *, axis: int) -> Float:
+    """Arrays of one row each as one array, zeros behind those that are shorter along ``axis``."""
+    shape = list(parts[0].shape)
+    shape[0], shape[axis] = len(parts), width
+    stacked = np.zeros(shape, dtype=np.float32)
+    for i, part in enumerate(parts):
+        place = [slice(None)] * 4
+        place[0], place[axis] = slice(i, i + 1), slice(0, part.shape[axis])
+        stacked[tuple(place)] = part
+    return stacked

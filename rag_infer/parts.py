@@ -1,0 +1,153 @@
+"""What ``bundle.json`` says about each part of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderPart:
+    """A text encoder: a graph from ``input_ids`` and ``attention_mask`` to ``embedding``.
+
+    The graph pools, projects and normalises by itself; ``pooling`` and ``normalise`` record how.
+
+    Attributes:
+        path: folder inside the bundle that holds ``graph`` and ``tokenizer.json``.
+        graph: file name of the ONNX graph; output ``embedding`` is float32 ``[texts, dim]``.
+        dim: width of the vectors.
+        pooling: "mean", "cls" or "pooler".
+        normalise: whether the vectors have Euclidean length 1.
+        max_length: tokens kept per text, special tokens included.
+        prefix: text put before every text (such as "query: "), or "".
+    """
+
+    path: str
+    graph: str = "model.onnx"
+    dim: int
+    pooling: str
+    normalise: bool
+    max_length: int
+    prefix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalPart:
+    """How scores become priors: p(z|x) = softmax(score_scale * score) over the retrieved passages.
+
+    Attributes:
+        similarity: "dot" or "cosine".
+        score_scale: factor on the score; 1.0 for DPR, above 1 for models trained with a temperature.
+        n_docs: passages retrieved when the caller does not say.
+    """
+
+    similarity: str = "dot"
+    score_scale: float = 1.0
+    n_docs: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTemplate:
+    """A causal generator's prompt: three pieces, tokenised apart and concatenated.
+
+    The passage piece comes before the question and does not see it, so its keys and values depend on the
+    passage alone and can be computed once and reused exactly.
+
+    Attributes:
+        preamble: constant text before everything (instructions, worked examples); may hold special tokens.
+        passage: text with ``{title}`` and ``{text}``.
+        question: text with ``{question}``, up to where the answer begins.
+        max_passage_tokens: passages are cut to this many tokens.
+        max_question_tokens: questions are cut to this many, with a warning.
+    """
+
+    preamble: str
+    passage: str
+    question: str
+    max_passage_tokens: int = 256
+    max_question_tokens: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalGeneratorPart:
+    """A decoder-only generator: one graph for prefill and step (see `rag_infer.generate.causal`).
+
+    Attributes:
+        kind: "causal".
+        path: folder inside the bundle that holds ``graph`` and ``tokenizer.json``.
+        graph: file name of the ONNX graph.
+        vocab_size: width of the logits.
+        num_layers, num_kv_heads, head_dim: shape of the key/value cache.
+        max_positions: longest sequence the model was trained for.
+        bos_token_id, eos_token_ids, pad_token_id: special tokens; generation stops at any of ``eos_token_ids``.
+        prompt: how question and passage become tokens.
+    """
+
+    kind: str = "causal"
+    path: str
+    graph: str = "decoder.onnx"
+    vocab_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    prompt: PromptTemplate
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComposingRule:
+    """How an encoder-decoder's contexts are put together: prefix + title + title_sep + text + doc_sep + question.
+
+    As transformers' `RagRetriever.postprocess_docs` does it, but for what is cut: there the end of the whole, here
+    the passage, so that the question stays.
+
+    Attributes:
+        prefix: text before every context, or "".
+        title_sep, doc_sep: text between title and text, and between text and question.
+        max_combined_length: contexts are cut to this many tokens, special tokens included.
+        decoded_question: whether the question is read back from the question encoder's tokens (lower-cased where its
+            vocabulary is), as in training.
+    """
+
+    prefix: str = ""
+    title_sep: str = " / "
+    doc_sep: str = " // "
+    max_combined_length: int = 300
+    decoded_question: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqGeneratorPart:
+    """An encoder-decoder generator: a graph that reads contexts and one that steps (`rag_infer.generate.seq2seq`).
+
+    Attributes:
+        kind: "seq2seq".
+        path: folder inside the bundle that holds the graphs and ``tokenizer.json``.
+        encoder_graph, step_graph: file names of the ONNX graphs.
+        vocab_size: width of the logits.
+        num_layers, num_heads, head_dim: shape of the decoder's key/value caches.
+        max_positions: longest context and longest answer, or None where positions are relative.
+        decoder_start_token_id: the token every answer begins with.
+        bos_token_id, eos_token_ids, pad_token_id: special tokens; generation stops at any of ``eos_token_ids``.
+        composing: how question and passage become a context.
+    """
+
+    kind: str = "seq2seq"
+    path: str
+    encoder_graph: str = "encoder.onnx"
+    step_graph: str = "step.onnx"
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    max_positions: int | None
+    decoder_start_token_id: int
+    bos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    pad_token_id: int
+    composing: ComposingRule
+
+
+GeneratorPart = CausalGeneratorPart | Seq2SeqGeneratorPart

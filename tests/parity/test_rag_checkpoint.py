@@ -1,0 +1,134 @@
+"""The whole way with a RAG checkpoint: export, index, ask; the answer is transformers' for the same passages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from rag_infer import KnowledgeBase, Passage, RagEngine
+from rag_infer.bundle import Bundle
+from rag_infer.cli.main import main
+from rag_infer.errors import ExportError
+from rag_infer.export import export_bundle, reverify_bundle
+from rag_infer.export.tracing import quiet_transformers
+from rag_infer.parts import Seq2SeqGeneratorPart
+from rag_infer.verify import verify_bundle
+from tests.seq2seq_checkpoints import save_tokenizer, write_passage_encoder, write_rag
+
+QUESTION = "Where is the longest river?"
+PASSAGES = [
+    Passage(id=f"p{i}", title=title, text=text)
+    for i, (title, text) in enumerate(
+        [
+            ("the river", "the longest river flows through the capital"),
+            ('"tower"', "who built the old tower  in the city"),
+            ("capital", "the largest city is the capital"),
+            ("city", "what is old is old"),
+        ]
+    )
+]
+KINDS = [
+    ("RagTokenForGeneration", "bart"),
+    ("RagSequenceForGeneration", "bart"),
+    ("RagTokenForGeneration", "t5"),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(kind))
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """(the model, a folder with checkpoint, passage encoder, bundle and knowledge base)."""
+    architecture, family = request.param
+    folder = tmp_path_factory.mktemp("rag")
+    settings: dict[str, Any] = {"n_docs": 3, "max_combined_length": 48, "generation": {"max_length": 9}}
+    # As it is read back: a saved RagSequenceForGeneration has no generation settings.
+    model = (
+        type(write_rag(folder / "rag", architecture, family, **settings))
+        .from_pretrained(folder / "rag")
+        .eval()
+    )
+    write_passage_encoder(folder / "passage")
+    bundle = folder / "bundle"
+    status = main(
+        ["export", str(bundle), "--rag", str(folder / "rag"), "--passage-encoder", str(folder / "passage")]
+    )
+    assert status == 0
+    with KnowledgeBase.create(folder / "kb", bundle=bundle) as kb:
+        kb.upsert(PASSAGES)
+    return model, folder
+
+
+def test_manifest(exported: tuple[Any, Path]) -> None:
+    model, folder = exported
+    manifest = Bundle.load(folder / "bundle").manifest
+    assert manifest.question_encoder is not None
+    assert manifest.question_encoder.dim == 768
+    assert (manifest.retrieval.similarity, manifest.retrieval.score_scale) == ("dot", 1.0)
+    assert manifest.retrieval.n_docs == 3
+    part = manifest.generator
+    assert isinstance(part, Seq2SeqGeneratorPart)
+    assert part.composing.decoded_question
+    sequence = type(model).__name__ == "RagSequenceForGeneration"
+    assert manifest.generation["strategy"] == ("rag-sequence" if sequence else "rag-token")
+    assert manifest.generation.get("max_length") == (None if sequence else 9)
+
+
+def test_the_answer_is_that_of_transformers(exported: tuple[Any, Path]) -> None:
+    model, folder = exported
+    with RagEngine.from_pretrained(folder / "bundle", knowledge_base=folder / "kb") as engine:
+        answer = engine.generate(QUESTION)
+        streamed = list(engine.stream(QUESTION))
+    assert len(answer.passages) == 3
+    generator_tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "rag" / "generator_tokenizer")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "rag" / "question_encoder_tokenizer")
+    question = tokenizer(QUESTION, return_tensors="pt")
+    hits = answer.passages
+    scores = [passage.score for passage in hits]
+    retriever: Any = SimpleNamespace(config=model.config, generator_tokenizer=generator_tokenizer)
+    docs = [{"title": [p.title for p in hits], "text": [p.text for p in hits]}]
+    strings = tokenizer.batch_decode(question["input_ids"], skip_special_tokens=True)
+    ids, mask = transformers.RagRetriever.postprocess_docs(
+        retriever, docs, strings, model.config.generator.prefix, len(hits), return_tensors="pt"
+    )
+    with torch.no_grad(), quiet_transformers():
+        output = model.generate(
+            context_input_ids=ids,
+            context_attention_mask=mask,
+            doc_scores=torch.tensor([scores]),
+            n_docs=len(hits),
+        )
+    wanted = generator_tokenizer.decode(output[0], skip_special_tokens=True)
+    assert answer.text == wanted.strip()
+    assert "".join(t.text for t in streamed).strip() == answer.text
+    posterior = np.array([p.posterior for p in answer.passages])
+    assert posterior.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_verified_with_and_without_pytorch(exported: tuple[Any, Path]) -> None:
+    _, folder = exported
+    assert all(check.passed for check in verify_bundle(folder / "bundle"))
+    checks = reverify_bundle(folder / "bundle")
+    assert [c.against for c in checks] == ["sha256", "PyTorch", "PyTorch", "PyTorch"]
+    assert all(check.passed for check in checks)
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    write_rag(tmp_path / "rag", "RagTokenForGeneration", "bart")
+    larger = SimpleNamespace(config=SimpleNamespace(bos_token_id=0, eos_token_id=2, pad_token_id=1))
+    save_tokenizer(tmp_path / "rag" / "generator_tokenizer", larger, size=200)
+    with pytest.raises(ExportError, match=r"200 tokens, the model a vocabulary of 96"):
+        export_bundle(tmp_path / "bundle", rag=tmp_path / "rag")
+
+
+def test_half_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    write_rag(tmp_path / "rag", "RagTokenForGeneration", "bart")
+    with pytest.raises(ValueError, match="not both"):
+        export_bundle(tmp_path / "bundle", rag=tmp_path / "rag", generator=tmp_path / "rag")
+    (tmp_path / "rag" / "question_encoder_tokenizer").rename(tmp_path / "elsewhere")
+    with pytest.raises(ExportError, match="question_encoder_tokenizer"):
+        export_bundle(tmp_path / "bundle", rag=tmp_path / "rag")
