@@ -90,10 +90,14 @@ class LoadedSeq2Seq:
 
     def part(self, path: str) -> Seq2SeqGeneratorPart:
         """The generator's entry in the manifest."""
-        config, parts = self.model.config, read_parts(self.model)
+        parts = read_parts(self.model)
         attention = parts.decoder.layers[0].attention
-        eos = self.model.generation_config.eos_token_id
-        eos = config.eos_token_id if eos is None else eos
+        eos, bos = self._token("eos_token_id"), self._token("bos_token_id")
+        start, pad = self._token("decoder_start_token_id"), self._token("pad_token_id")
+        start = bos if start is None else start  # as transformers does
+        for name, value in (("decoder_start_token_id", start), ("eos_token_id", eos), ("pad_token_id", pad)):
+            if value is None:
+                raise ExportError(f"{self.origin.get('checkpoint')} names no {name}: set it in its config")
         return Seq2SeqGeneratorPart(
             path=path,
             encoder_graph=ENCODER,
@@ -103,12 +107,17 @@ class LoadedSeq2Seq:
             num_heads=parts.decoder.num_heads,
             head_dim=attention.query.out_features // parts.decoder.num_heads,
             max_positions=parts.max_positions,
-            decoder_start_token_id=config.decoder_start_token_id,
-            bos_token_id=config.bos_token_id,
+            decoder_start_token_id=start,
+            bos_token_id=bos,
             eos_token_ids=tuple(eos) if isinstance(eos, list | tuple) else (eos,),
-            pad_token_id=config.pad_token_id,
+            pad_token_id=pad,
             composing=self.composing,
         )
+
+    def _token(self, name: str) -> Any:
+        """A special token by the generation settings, else by the config."""
+        found = getattr(self.model.generation_config, name, None)
+        return getattr(self.model.config, name, None) if found is None else found
 
 
 def load_seq2seq(checkpoint: Checkpoint) -> LoadedSeq2Seq:
@@ -151,7 +160,11 @@ def check_vocabulary(name: str, tokenizer: tokenizers.Tokenizer, model: Any) -> 
 
 
 def generation_settings(config: Any) -> dict[str, Any]:
-    """What a transformers GenerationConfig sets otherwise than `GenerationConfig` does by default."""
+    """What a transformers GenerationConfig sets otherwise than `GenerationConfig` does by default.
+
+    Raises:
+        ExportError: settings that rag_infer refuses.
+    """
     defaults = GenerationConfig()
     found = {}
     for known in fields(GenerationConfig):
@@ -164,6 +177,10 @@ def generation_settings(config: Any) -> dict[str, Any]:
         ):
             continue
         found[known.name] = value
+    try:
+        defaults.updated(found)
+    except (TypeError, ValueError) as error:
+        raise ExportError(f"the checkpoint's generation settings cannot be kept: {error}") from None
     return found
 
 

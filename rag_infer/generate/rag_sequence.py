@@ -47,7 +47,11 @@ def thorough(found: Sequence[Sequence[Finished]], weighing: Weighing) -> list[Fi
         found: per passage what its search found.
         weighing: see there.
     """
-    candidates = [f.hypothesis.tokens for results in found for f in results]
+    # What only a passage of weight zero suggests is no candidate; in transformers it is one.
+    heard = [weighing.config.compat is not None or np.isfinite(prior) for prior in weighing.priors]
+    candidates = [
+        f.hypothesis.tokens for results, hears in zip(found, heard, strict=True) if hears for f in results
+    ]
     if weighing.config.do_deduplication:
         candidates = list(dict.fromkeys(candidates))
     if not candidates:
@@ -65,6 +69,8 @@ def fast(found: Sequence[Sequence[Finished]], weighing: Weighing) -> list[Finish
     """Take a candidate's probability as zero under passages whose search did not find it (section 2.5)."""
     joints: dict[tuple[int, ...], NDArray[np.float64]] = {}
     for z, results in enumerate(found):
+        if np.isneginf(weighing.priors[z]):
+            continue
         for finished in results:
             chain = finished.hypothesis.chain()
             joint = joints.setdefault(finished.hypothesis.tokens, np.full((len(chain), len(found)), -np.inf))

@@ -78,3 +78,26 @@ def test_refused(tmp_path: Path) -> None:
         export_bundle(tmp_path / "b", generator=tmp_path / "c")
     with pytest.raises(ExportError, match=r"model_type 'bart'.*expected one of RagTokenForGeneration"):
         export_bundle(tmp_path / "b", rag=tmp_path / "c")
+
+
+def test_settings_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
+    model = write_seq2seq(tmp_path / "c", "bart")
+    model.generation_config.update(do_sample=True, num_beams=3)
+    model.save_pretrained(tmp_path / "c")
+    with pytest.raises(ExportError, match="do_sample=True with num_beams=3"):
+        export_bundle(tmp_path / "b", generator=tmp_path / "c")
+
+
+def test_a_model_that_does_not_say_how_to_begin_is_refused(tmp_path: Path) -> None:
+    write_seq2seq(tmp_path / "c", "mbart", decoder_start_token_id=None, bos_token_id=None)
+    with pytest.raises(ExportError, match="names no decoder_start_token_id"):
+        export_bundle(tmp_path / "b", generator=tmp_path / "c")
+
+
+def test_settings_are_kept(tmp_path: Path) -> None:
+    model = write_seq2seq(tmp_path / "c", "bart")
+    model.generation_config.update(num_beams=3, max_length=9, no_repeat_ngram_size=3, early_stopping=True)
+    model.save_pretrained(tmp_path / "c")
+    bundle = export_bundle(tmp_path / "b", generator=tmp_path / "c")
+    wanted = {"num_beams": 3, "max_length": 9, "no_repeat_ngram_size": 3, "early_stopping": True}
+    assert bundle.manifest.generation == wanted

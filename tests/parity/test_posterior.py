@@ -109,8 +109,7 @@ def test_a_passage_of_weight_zero_says_nothing(pair: Callable[[str, int], Pair])
             case.input_ids[rows], case.attention_mask[rows], scores[:, :-1].copy(), config=config
         )
         assert (with_it.doc_posterior[..., -1] == 0).all()
-        if strategy == "rag-token":  # RAG-Sequence takes candidates from it all the same
-            assert np.array_equal(with_it.sequences, without.sequences)
+        assert np.array_equal(with_it.sequences, without.sequences)
 
 
 def test_batches_and_lengths_change_nothing(pair: Callable[[str, int], Pair]) -> None:
