@@ -330,6 +330,7 @@ class Generator:
                 rows=slice(end - len(prior), end),
                 priors=prior,
                 pad_token_id=self._part.pad_token_id,
+                eos_token_ids=eos,
                 fill_token_id=self._fill_token(config),
                 bos_token_id=self._part.bos_token_id if model.begun else None,
                 config=config,

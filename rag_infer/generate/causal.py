@@ -156,17 +156,34 @@ class CausalDecoder:
 
     def teacher_force(self, prompts: Sequence[Sequence[int]], answer: Sequence[int]) -> Float:
         """Logits that predict each token of a given answer after each prompt: float32 ``[rows, tokens, vocab]``."""
-        state, first = self.prefill((), [prompts], reserve=len(answer))
-        if len(answer) == 1:
-            return first
-        rows, width = len(prompts), len(answer) - 1
+        state, first = self.prefill((), [prompts], reserve=0)
+        return self.follow(state, first, np.array([answer], dtype=np.int64))[:, 0]
+
+    def follow(self, state: CausalState, first: Float, answers: NDArray[np.int64]) -> Float:
+        """Logits that predict each token of given answers.
+
+        Args:
+            state: after the prefill; not changed.
+            first: the logits it gave, float32 ``[rows, 1, vocab]``.
+            answers: int64 ``[answers, tokens]``. They are branches of one tree: each token sees the prompt and those
+                before it in its own answer.
+
+        Returns:
+            float32 ``[rows, answers, tokens, vocab]``.
+        """
+        rows, (count, length) = len(first), answers.shape
+        begin = np.repeat(first[:, None], count, axis=1)
+        width = length - 1
+        if width == 0:
+            return begin
         self._check_positions(int(state.lengths.max()) + width)
-        ids = np.tile(np.array(answer[:-1], dtype=np.int64), (rows, 1))
-        positions = state.lengths[:, None] + np.arange(width)
-        seen = np.broadcast_to(np.tril(np.ones((width, width), dtype=bool)), (rows, width, width))
-        outputs = np.broadcast_to(np.arange(width, dtype=np.int64), (rows, width))
+        ids = np.tile(answers[:, :-1].reshape(1, -1), (rows, 1))
+        positions = state.lengths[:, None] + np.tile(np.arange(width), count)
+        branch = np.kron(np.eye(count, dtype=bool), np.tril(np.ones((width, width), dtype=bool)))
+        seen = np.broadcast_to(branch, (rows, *branch.shape))
+        outputs = np.broadcast_to(np.arange(count * width, dtype=np.int64), (rows, count * width))
         logits, _ = self._run(ids, positions, state, seen, outputs, None)
-        return np.concatenate([first, logits], axis=1)
+        return np.concatenate([begin, logits.reshape(rows, count, width, -1)], axis=2)
 
     def _check_positions(self, tokens: int) -> None:
         if tokens > self._part.max_positions:

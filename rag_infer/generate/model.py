@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.bundle import Bundle
-from rag_infer.generate.causal import CausalDecoder
+from rag_infer.generate.causal import CausalDecoder, CausalState
 from rag_infer.generate.rag_token import Decoder
 from rag_infer.generate.seq2seq import Seq2SeqDecoder, Seq2SeqState
 from rag_infer.parts import CausalGeneratorPart, Seq2SeqGeneratorPart
@@ -128,14 +128,20 @@ class CausalModel:
 
 
 class _CausalScorer:
+    """Reads a question's prompts once for all its answers; only as they are needed, which RAG-Token never does."""
+
     def __init__(self, decoder: CausalDecoder, rows: Sequence[Sequence[int]]) -> None:
         self._decoder = decoder
         self._rows = rows
+        self._read: tuple[Sequence[Sequence[int]], CausalState, Float] | None = None
 
     def logits(self, rows: slice, answers: NDArray[np.int64]) -> Float:
         """See `Scorer.logits`."""
         prompts = self._rows[rows]
-        return np.stack([self._decoder.teacher_force(prompts, a.tolist()) for a in answers], axis=1)
+        if self._read is None or self._read[0] != prompts:
+            self._read = (prompts, *self._decoder.prefill((), [prompts], reserve=0))
+        _, state, first = self._read
+        return self._decoder.follow(state, first, answers)
 
 
 class Seq2SeqModel:

@@ -25,7 +25,9 @@ class Weighing:
         scorer: gives logits of answers.
         rows: the question's rows.
         priors: log p(z|x), float32 ``[n_docs]``.
-        pad_token_id: tokens equal to it have no part in a score.
+        pad_token_id: tokens equal to it have no part in a score, as in transformers; but for an end of text, where
+            that has the same id.
+        eos_token_ids: ends of text.
         fill_token_id: what stands behind shorter candidates.
         bos_token_id: left out of the score where every candidate begins with it; or None.
         config: settings.
@@ -35,6 +37,7 @@ class Weighing:
     rows: slice
     priors: Float
     pad_token_id: int
+    eos_token_ids: tuple[int, ...]
     fill_token_id: int
     bos_token_id: int | None
     config: GenerationConfig
@@ -91,6 +94,9 @@ def padded(candidates: Sequence[tuple[int, ...]], weighing: Weighing) -> Answers
     counted = counted_tokens(
         tokens, pad_token_id=weighing.pad_token_id, bos_token_id=weighing.bos_token_id, exclude_bos=True
     )
+    if weighing.config.compat is None:
+        lengths = np.array([len(candidate) for candidate in candidates])
+        counted |= (np.arange(width) < lengths[:, None]) & np.isin(tokens, weighing.eos_token_ids)
     return Answers(tokens, counted, prior_counts(tokens, weighing.pad_token_id, weighing.config.compat))
 
 
