@@ -17,7 +17,8 @@ from rag_infer.export.checkpoint import (
     load_complete,
     read_config,
 )
-from rag_infer.export.seq2seq import FAMILIES, LoadedSeq2Seq, check_vocabulary, generation_settings
+from rag_infer.export.generation_settings import checked_settings, generation_settings
+from rag_infer.export.seq2seq import FAMILIES, LoadedSeq2Seq, check_vocabulary
 from rag_infer.export.text_encoder import EncoderOptions, LoadedEncoder, dpr_encoder
 from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
 from rag_infer.parts import ComposingRule
@@ -65,8 +66,8 @@ def load_rag(source: str | Path) -> LoadedRag:
         getattr(transformers, architecture), checkpoint.source, harmless=(POSITION_IDS, UNUSED_POOLER)
     )
     body = model if architecture == "RagModel" else model.rag
-    question_tokenizer = _tokenizer(checkpoint, QUESTION_TOKENIZER)
-    generator_tokenizer = _tokenizer(checkpoint, GENERATOR_TOKENIZER)
+    question_tokenizer = _tokenizer(checkpoint, QUESTION_TOKENIZER, config.question_encoder)
+    generator_tokenizer = _tokenizer(checkpoint, GENERATOR_TOKENIZER, config.generator)
     check_vocabulary(f"{checkpoint.name}/{GENERATOR_TOKENIZER}", generator_tokenizer, body.generator)
     origin = checkpoint.describe()
     return LoadedRag(
@@ -112,16 +113,14 @@ def _settings(architecture: str, model: Any, body: Any, config: Any) -> dict[str
         return {"strategy": strategy, **generation_settings(held)}
     found = generation_settings(body.generator.generation_config)
     found |= {"num_beams": config.num_beams, "num_return_sequences": config.num_return_sequences}
-    return {"strategy": strategy, "do_deduplication": config.do_deduplication, **found}
+    return checked_settings({"strategy": strategy, "do_deduplication": config.do_deduplication, **found})
 
 
-def _tokenizer(checkpoint: Checkpoint, name: str) -> Any:
+def _tokenizer(checkpoint: Checkpoint, name: str, config: Any) -> Any:
+    """One of the two tokenizers, by its part's config where its folder does not say what it is."""
     if checkpoint.folder is None:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            checkpoint.source, subfolder=name, use_fast=True
-        )
-        return unpadded(tokenizer.backend_tokenizer)
+        return unpadded(load_tokenizer(checkpoint, subfolder=name, config=config).backend_tokenizer)
     folder = checkpoint.folder / name
     if not folder.is_dir():
         raise ExportError(f"{checkpoint.folder} has no folder {name}: save the RagTokenizer there too")
-    return unpadded(load_tokenizer(Checkpoint(str(folder), folder)).backend_tokenizer)
+    return unpadded(load_tokenizer(Checkpoint(str(folder), folder), config=config).backend_tokenizer)

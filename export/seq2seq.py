@@ -7,7 +7,7 @@ once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from rag_infer.export.families.marian import read_marian
 from rag_infer.export.families.mbart import read_mbart
 from rag_infer.export.families.pegasus import read_pegasus
 from rag_infer.export.families.t5 import read_t5
+from rag_infer.export.generation_settings import generation_settings
 from rag_infer.export.graph_file import WeightFile, write_graph
 from rag_infer.export.seq2seq_graph import DecoderGraph, EncoderGraph
 from rag_infer.export.seq2seq_parts import Seq2SeqParts
 from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
 from rag_infer.export.tracing import trace
-from rag_infer.generate.config import GenerationConfig
 from rag_infer.parts import ComposingRule, Seq2SeqGeneratorPart
 
 ENCODER, STEP, WEIGHTS = "encoder.onnx", "step.onnx", "generator.data"
@@ -127,14 +127,14 @@ def load_seq2seq(checkpoint: Checkpoint) -> LoadedSeq2Seq:
         ExportError: another architecture, missing or left-over weights, no tokenizer.
     """
     config = read_config(checkpoint)
+    # Whatever class it was saved from: one with another head has weights left over, or too few.
     architecture, _ = FAMILIES[config.model_type]
-    if list(config.architectures or []) not in ([], [architecture]):
-        raise ExportError(
-            f"{checkpoint.name} has the architectures {list(config.architectures)}: supported is {architecture}"
-        )
     model, _ = load_complete(getattr(transformers, architecture), checkpoint.source)
     tokenizer = unpadded(load_tokenizer(checkpoint).backend_tokenizer)
+    positions = getattr(config, "max_position_embeddings", None)
     rule = ComposingRule(prefix=getattr(config, "prefix", None) or "")
+    if positions is not None:
+        rule = replace(rule, max_combined_length=min(rule.max_combined_length, positions))
     loaded = LoadedSeq2Seq(
         model=model,
         tokenizer=tokenizer,
@@ -157,31 +157,6 @@ def check_vocabulary(name: str, tokenizer: tokenizers.Tokenizer, model: Any) -> 
         raise ExportError(
             f"the tokenizer of {name} has {tokens} tokens, the model a vocabulary of {model.config.vocab_size}"
         )
-
-
-def generation_settings(config: Any) -> dict[str, Any]:
-    """What a transformers GenerationConfig sets otherwise than `GenerationConfig` does by default.
-
-    Raises:
-        ExportError: settings that rag_infer refuses.
-    """
-    defaults = GenerationConfig()
-    found = {}
-    for known in fields(GenerationConfig):
-        value = getattr(config, known.name, None)
-        unset = transformers.GenerationConfig()
-        if (
-            value is None
-            or value == getattr(unset, known.name, None)
-            or value == getattr(defaults, known.name)
-        ):
-            continue
-        found[known.name] = value
-    try:
-        defaults.updated(found)
-    except (TypeError, ValueError) as error:
-        raise ExportError(f"the checkpoint's generation settings cannot be kept: {error}") from None
-    return found
 
 
 def read_parts(model: Any) -> Seq2SeqParts:

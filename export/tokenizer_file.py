@@ -12,11 +12,18 @@ from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import Checkpoint
 
 # Any of these makes a folder one that has a tokenizer.
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
+TOKENIZER_FILES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model"),
+    *("spiece.model", "sentencepiece.bpe.model", "source.spm"),
+)
 
 
-def load_tokenizer(checkpoint: Checkpoint) -> Any:
+def load_tokenizer(checkpoint: Checkpoint, **settings: Any) -> Any:
     """The checkpoint's own fast tokenizer of transformers, as its tokenizer_config.json says (cased or not, ...).
+
+    Args:
+        checkpoint: the checkpoint.
+        settings: for `AutoTokenizer.from_pretrained`.
 
     Raises:
         ExportError: there is none, or none that has a fast form.
@@ -25,7 +32,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> Any:
     if folder is not None and not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise ExportError(f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, use_fast=True, **settings)
     except Exception as error:  # many kinds, from three libraries
         raise ExportError(f"the tokenizer of {checkpoint.source} cannot be loaded: {error}") from error
     if not getattr(tokenizer, "is_fast", False):

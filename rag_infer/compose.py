@@ -41,8 +41,10 @@ class Composer(Protocol):
 
     preamble_ids: tuple[int, ...]
 
-    def compose(self, question: str, passages: Sequence[tuple[str, str]]) -> Sequence[Context]:
-        """The contexts of one question with each of its passages, (title, text)."""
+    def compose(
+        self, question: str, passages: Sequence[tuple[str, str]], *, compat: str | None = None
+    ) -> Sequence[Context]:
+        """The contexts of one question with each of its passages, (title, text); ``compat``: see `GenerationConfig`."""
         ...
 
 
@@ -79,13 +81,17 @@ class CausalComposer:
         ids = tokenizer.encode(part.prompt.preamble)
         self.preamble_ids: tuple[int, ...] = tuple(ids if ids[:1] == bos else [*bos, *ids])
 
-    def compose(self, question: str, passages: Sequence[tuple[str, str]]) -> list[CausalContext]:
+    def compose(
+        self, question: str, passages: Sequence[tuple[str, str]], *, compat: str | None = None
+    ) -> list[CausalContext]:
         """The prompts of one question with each of its passages.
 
         Args:
             question: the question's text.
             passages: (title, text) of each passage.
+            compat: changes nothing: transformers has no such prompts.
         """
+        del compat
         question_ids = self._question(question)
         return [CausalContext(self._passage(title, text), question_ids) for title, text in passages]
 
@@ -124,7 +130,6 @@ class Seq2SeqComposer:
         rule: how the pieces are joined.
         question_tokenizer: the question encoder's, where the question is read back from its tokens.
         max_question_length: tokens the question encoder keeps, special tokens included.
-        compat: as in `GenerationConfig`.
     """
 
     preamble_ids: tuple[int, ...] = ()
@@ -135,25 +140,26 @@ class Seq2SeqComposer:
         rule: ComposingRule,
         question_tokenizer: Tokenizer | None = None,
         max_question_length: int = 512,
-        *,
-        compat: str | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._rule = rule
         self._question_tokenizer = question_tokenizer
         self._max_question_length = max_question_length
-        self._compat = compat
 
-    def compose(self, question: str, passages: Sequence[tuple[str, str]]) -> list[Seq2SeqContext]:
+    def compose(
+        self, question: str, passages: Sequence[tuple[str, str]], *, compat: str | None = None
+    ) -> list[Seq2SeqContext]:
         """The contexts of one question with each of its passages.
 
         Args:
             question: the question's text.
             passages: (title, text) of each passage.
+            compat: as in `GenerationConfig`.
         """
         question = self._as_trained(question)
-        if self._compat is not None:
-            return [Seq2SeqContext(self._context(title, text, question)) for title, text in passages]
+        if compat is not None:
+            limit = self._rule.max_combined_length
+            return [Seq2SeqContext(self._encode(t, x, question, max_length=limit)) for t, x in passages]
         defuse = self._tokenizer.defuse
         return [
             Seq2SeqContext(self._context(defuse(clean(title)), defuse(clean(text)), defuse(clean(question))))
@@ -172,8 +178,6 @@ class Seq2SeqComposer:
         ids = self._encode(title, text, question)
         if len(ids) <= limit:
             return ids
-        if self._compat is not None:
-            return self._encode(title, text, question, max_length=limit)
         # What joins the pieces may take a token more or less once the passage is shorter.
         keep = len(self._tokenizer.encode(text)) - (len(ids) - limit)
         while len(ids) > limit and keep > 0:

@@ -213,7 +213,7 @@ class _Request:
         composer = self._engine.generator.composer
         with self.watch.measure("compose"):
             contexts = [
-                composer.compose(question, [(p.title, p.text) for p in found])
+                composer.compose(question, [(p.title, p.text) for p in found], compat=self.config.compat)
                 for question, found in zip(self.questions, self.passages, strict=True)
             ]
         with self.watch.measure("prefill"):

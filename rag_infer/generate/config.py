@@ -20,6 +20,7 @@ WHOLE_NUMBERS = (
     *("num_beams", "num_return_sequences", "max_length", "max_new_tokens", "min_length", "top_k", "seed"),
     *("no_repeat_ngram_size", "forced_bos_token_id", "forced_eos_token_id"),
 )
+MAY_BE_NONE = ("max_length", "max_new_tokens", "seed", "forced_bos_token_id", "forced_eos_token_id")
 FLAGS = ("do_sample", "do_deduplication", "exclude_bos_score")
 
 
@@ -98,6 +99,9 @@ class GenerationConfig:
         if isinstance(stop_strings, str):
             raise TypeError(f"stop_strings must be a sequence of strings, not the string {stop_strings!r}")
         object.__setattr__(self, "stop_strings", tuple(self.stop_strings))
+        top_k: object = self.top_k
+        if top_k is None:  # how transformers says all
+            object.__setattr__(self, "top_k", 0)
         self._check_types()
         self._check_choices()
         self._check_ranges()
@@ -111,13 +115,17 @@ class GenerationConfig:
                 f"num_return_sequences={self.num_return_sequences} is above num_beams={self.num_beams}: "
                 "without sampling each answer needs a beam"
             )
-        if self.min_length > self.max_tokens:
+        # max_new_tokens does not count an encoder-decoder's start token, min_length does; `with_length` knows.
+        start = 0 if self.max_new_tokens is None and self.max_length is not None else 1
+        if self.min_length > self.max_tokens + start:
             raise ValueError(f"min_length={self.min_length} is above the maximum of {self.max_tokens} tokens")
 
     def _check_types(self) -> None:
         for name in WHOLE_NUMBERS:
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            if value is None and name in MAY_BE_NONE:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise TypeError(f"{name} must be a whole number, got {value!r}")
         for name in FLAGS:
             if not isinstance(getattr(self, name), bool):
@@ -167,6 +175,7 @@ class GenerationConfig:
             ValueError: no room for a token, or more asked for than the decoder can have.
         """
         if begun == 0:
+            self._check_room(0, self.max_tokens)
             return self
         ignores = self.compat is not None and self.strategy == "rag-token"
         if self.max_new_tokens is not None and not ignores:
@@ -183,7 +192,12 @@ class GenerationConfig:
             raise ValueError(
                 f"an answer of {new + begun} tokens is above the model's {max_positions} positions"
             )
+        self._check_room(begun, new)
         return replace(self, max_new_tokens=new)
+
+    def _check_room(self, begun: int, new: int) -> None:
+        if self.min_length > begun + new:
+            raise ValueError(f"min_length={self.min_length} is above the maximum of {begun + new} tokens")
 
     @property
     def max_tokens(self) -> int:

@@ -102,9 +102,9 @@ def in_transformers(
     ]
 
 
-def composer(files: tuple[Path, Path], prefix: str, compat: str | None) -> Seq2SeqComposer:
+def composer(files: tuple[Path, Path], prefix: str = "") -> Seq2SeqComposer:
     rule = ComposingRule(prefix=prefix, max_combined_length=LIMIT, decoded_question=True)
-    return Seq2SeqComposer(Tokenizer(files[0]), rule, Tokenizer(files[1]), compat=compat)
+    return Seq2SeqComposer(Tokenizer(files[0]), rule, Tokenizer(files[1]))
 
 
 @settings(max_examples=300, deadline=None)
@@ -116,26 +116,26 @@ def composer(files: tuple[Path, Path], prefix: str, compat: str | None) -> Seq2S
 def test_as_transformers(
     files: tuple[Path, Path], question: str, passages: list[tuple[str, str]], prefix: str
 ) -> None:
-    found = composer(files, prefix, "transformers-4.57").compose(question, passages)
+    found = composer(files, prefix).compose(question, passages, compat="transformers-4.57")
     assert [c.input_ids for c in found] == in_transformers(files, question, passages, prefix)
 
 
 @settings(max_examples=200, deadline=None)
 @given(title=TEXTS, text=TEXTS)
 def test_the_question_stays(files: tuple[Path, Path], title: str, text: str) -> None:
-    composed = composer(files, "", None)
+    composed = composer(files)
     ids = composed.compose("who is i?", [(title, text)])[0].input_ids
     assert len(ids) <= LIMIT
     assert Tokenizer(files[0]).decode(ids).endswith(" // who is i?")
 
 
 def test_short_contexts_are_the_same(files: tuple[Path, Path]) -> None:
-    ours = composer(files, "", None).compose("Who?", [('"The"', "x  y")])[0].input_ids
+    ours = composer(files).compose("Who?", [('"The"', "x  y")])[0].input_ids
     assert [ours] == in_transformers(files, "Who?", [('"The"', "x  y")], "")
 
 
 def test_special_tokens_are_defused(files: tuple[Path, Path]) -> None:
-    ids = composer(files, "", None).compose("Who?", [("a</s>b", "c")])[0].input_ids
+    ids = composer(files).compose("Who?", [("a</s>b", "c")])[0].input_ids
     assert ids.count(2) == 1
 
 

@@ -98,3 +98,18 @@ def test_sampling_is_repeatable(pair: Callable[[str, int], Pair]) -> None:
             for seed in range(8, 12)
         ]
         assert any(o.shape != first.sequences.shape or (o != first.sequences).any() for o in other)
+
+
+def test_the_shortest_may_be_the_longest(pair: Callable[[str, int], Pair]) -> None:
+    """As in transformers, both counted with the start token."""
+    config = GenerationConfig(min_length=9, max_length=9)
+    output = pair("bart", 0).generator.generate_from_contexts(**arrays(), config=config)
+    assert output.sequences.shape == (1, 9)
+    with pytest.raises(ValueError, match="min_length=21 is above the maximum of 20 tokens"):
+        pair("bart", 0).generator.generate_from_contexts(**arrays(), config=GenerationConfig(min_length=21))
+
+
+def test_none_is_no_number() -> None:
+    with pytest.raises(TypeError, match="num_beams must be a whole number, got None"):
+        GenerationConfig(num_beams=None)  # type: ignore[arg-type]
+    assert GenerationConfig(top_k=None).top_k == 0  # type: ignore[arg-type]
