@@ -79,6 +79,7 @@ def load_rag(source: str | Path) -> LoadedRag:
             tokenizer=generator_tokenizer,
             composing=_composing(config),
             settings=_settings(architecture, model, body, config),
+            held=model.generation_config if architecture == "RagTokenForGeneration" else None,
             origin=origin,
         ),
         n_docs=config.n_docs,

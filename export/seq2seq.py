@@ -75,6 +75,7 @@ class LoadedSeq2Seq:
         tokenizer: its tokenizer, without padding or truncation.
         composing: how its contexts are put together.
         settings: the bundle's generation settings.
+        held: transformers' generation settings that name its special tokens, where they are not the model's own.
         origin: name and sha256 of the checkpoint.
     """
 
@@ -82,6 +83,7 @@ class LoadedSeq2Seq:
     tokenizer: tokenizers.Tokenizer
     composing: ComposingRule
     settings: dict[str, Any]
+    held: Any = None
     origin: dict[str, Any] = field(default_factory=dict)
 
     def generation(self) -> dict[str, Any]:
@@ -116,7 +118,7 @@ class LoadedSeq2Seq:
 
     def _token(self, name: str) -> Any:
         """A special token by the generation settings, else by the config."""
-        found = getattr(self.model.generation_config, name, None)
+        found = getattr(self.held or self.model.generation_config, name, None)
         return getattr(self.model.config, name, None) if found is None else found
 
 
