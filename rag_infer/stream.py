@@ -100,8 +100,11 @@ class AnswerStream:
                 ready = settled([token.text for token in decided], self._request.config.stop_strings)
             yield from decided[given:ready]
             given = max(given, ready)
-        self.answer = self._request.finish(generation)[0]
-        yield from self.answer.tokens[given:]
+        answer = self._request.finish(generation)[0]
+        if self._request.cancellation.cancelled:
+            return
+        self.answer = answer
+        yield from answer.tokens[given:]
 
     def _advance(self, generation: Generation) -> bool:
         """Generate a token; False where there is none left, or the stream was closed meanwhile."""

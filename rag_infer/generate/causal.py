@@ -159,7 +159,14 @@ class CausalDecoder:
         state, first = self.prefill((), [prompts], reserve=0)
         return self.follow(state, first, np.array([answer], dtype=np.int64))[:, 0]
 
-    def follow(self, state: CausalState, first: Float, answers: NDArray[np.int64]) -> Float:
+    def follow(
+        self,
+        state: CausalState,
+        first: Float,
+        answers: NDArray[np.int64],
+        *,
+        cancellation: Cancellation | None = None,
+    ) -> Float:
         """Logits that predict each token of given answers.
 
         Args:
@@ -182,7 +189,7 @@ class CausalDecoder:
         branch = np.kron(np.eye(count, dtype=bool), np.tril(np.ones((width, width), dtype=bool)))
         seen = np.broadcast_to(branch, (rows, *branch.shape))
         outputs = np.broadcast_to(np.arange(count * width, dtype=np.int64), (rows, count * width))
-        logits, _ = self._run(ids, positions, state, seen, outputs, None)
+        logits, _ = self._run(ids, positions, state, seen, outputs, cancellation)
         return np.concatenate([begin, logits.reshape(rows, count, width, -1)], axis=2)
 
     def _check_positions(self, tokens: int) -> None:

@@ -119,29 +119,35 @@ class CausalModel:
         """See `Model.start`."""
         state, logits = self.decoder.prefill(preamble, pieces, reserve=reserve, cancellation=cancellation)
         rows = [[*preamble, *(t for piece in pieces for t in piece[r])] for r in range(sum(counts))]
-        return state, logits, self.scorer(rows, self.begun)
+        return state, logits, _CausalScorer(self.decoder, rows, cancellation)
 
     def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
         """See `Model.scorer`."""
         del begun  # nothing is
-        return _CausalScorer(self.decoder, rows)
+        return _CausalScorer(self.decoder, rows, None)
 
 
 class _CausalScorer:
     """Reads a question's prompts once for all its answers; only as they are needed, which RAG-Token never does."""
 
-    def __init__(self, decoder: CausalDecoder, rows: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, decoder: CausalDecoder, rows: Sequence[Sequence[int]], cancellation: Cancellation | None
+    ) -> None:
         self._decoder = decoder
         self._rows = rows
+        self._cancellation = cancellation
         self._read: tuple[Sequence[Sequence[int]], CausalState, Float] | None = None
 
     def logits(self, rows: slice, answers: NDArray[np.int64]) -> Float:
         """See `Scorer.logits`."""
         prompts = self._rows[rows]
         if self._read is None or self._read[0] != prompts:
-            self._read = (prompts, *self._decoder.prefill((), [prompts], reserve=0))
+            self._read = (
+                prompts,
+                *self._decoder.prefill((), [prompts], reserve=0, cancellation=self._cancellation),
+            )
         _, state, first = self._read
-        return self._decoder.follow(state, first, answers)
+        return self._decoder.follow(state, first, answers, cancellation=self._cancellation)
 
 
 class Seq2SeqModel:
@@ -164,18 +170,25 @@ class Seq2SeqModel:
         """See `Model.start`; a context is one piece, and nothing comes before it."""
         del preamble, reserve
         state = self.decoder.read(pieces[0], counts, cancellation=cancellation)
-        scorer = _Seq2SeqScorer(self.decoder, replace(state), self.begun)
+        scorer = _Seq2SeqScorer(self.decoder, replace(state), self.begun, cancellation)
         return state, self.decoder.start(state, cancellation=cancellation), scorer
 
     def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
         """See `Model.scorer`."""
-        return _Seq2SeqScorer(self.decoder, self.decoder.read(rows, [len(rows)]), begun)
+        return _Seq2SeqScorer(self.decoder, self.decoder.read(rows, [len(rows)]), begun, None)
 
 
 class _Seq2SeqScorer:
     """Scores over contexts that were read once: nothing is encoded again."""
 
-    def __init__(self, decoder: Seq2SeqDecoder, state: Seq2SeqState, begun: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        decoder: Seq2SeqDecoder,
+        state: Seq2SeqState,
+        begun: tuple[int, ...],
+        cancellation: Cancellation | None,
+    ) -> None:
+        self._cancellation = cancellation
         self._decoder = decoder
         self._state = state
         self._begun = begun
@@ -184,4 +197,5 @@ class _Seq2SeqScorer:
         """See `Scorer.logits`."""
         begun = np.tile(np.array(self._begun, dtype=np.int64), (len(answers), 1))
         tokens = np.concatenate([begun, answers[:, :-1]], axis=1)
-        return self._decoder.teacher_force(self._state.of_one_question(rows), tokens)
+        state = self._state.of_one_question(rows)
+        return self._decoder.teacher_force(state, tokens, cancellation=self._cancellation)

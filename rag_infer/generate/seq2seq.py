@@ -163,7 +163,9 @@ class Seq2SeqDecoder:
         state.length += 1
         return logits
 
-    def teacher_force(self, state: Seq2SeqState, answers: NDArray[np.int64]) -> Float:
+    def teacher_force(
+        self, state: Seq2SeqState, answers: NDArray[np.int64], *, cancellation: Cancellation | None = None
+    ) -> Float:
         """Logits that predict what follows each token of given answers.
 
         Args:
@@ -178,7 +180,7 @@ class Seq2SeqDecoder:
         self._check_length(length)
         branch = np.kron(np.eye(count, dtype=bool), np.tril(np.ones((length, length), dtype=bool)))
         positions = np.tile(np.arange(length, dtype=np.int64), (1, count))
-        logits, _ = self._run(state, answers.reshape(1, -1), positions, branch[None], None)
+        logits, _ = self._run(state, answers.reshape(1, -1), positions, branch[None], cancellation)
         return logits.reshape(len(logits), count, length, -1)
 
     def _check_length(self, length: int) -> None:

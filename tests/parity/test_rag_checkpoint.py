@@ -17,6 +17,7 @@ from rag_infer.cli.main import main
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle, reverify_bundle
 from rag_infer.export.tracing import quiet_transformers
+from rag_infer.generate.seq2seq import Seq2SeqDecoder
 from rag_infer.parts import Seq2SeqGeneratorPart
 from rag_infer.verify import verify_bundle
 from tests.seq2seq_checkpoints import save_tokenizer, write_passage_encoder, write_rag
@@ -132,3 +133,33 @@ def test_half_a_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rag" / "question_encoder_tokenizer").rename(tmp_path / "elsewhere")
     with pytest.raises(ExportError, match="question_encoder_tokenizer"):
         export_bundle(tmp_path / "bundle", rag=tmp_path / "rag")
+
+
+def test_a_rag_token_checkpoint_names_its_own_special_tokens(tmp_path: Path) -> None:
+    settings = {"decoder_start_token_id": 7, "eos_token_id": 8}
+    model = write_rag(tmp_path / "rag", "RagTokenForGeneration", "bart", max_combined_length=48)
+    model.generation_config.update(**settings)
+    model.generation_config.save_pretrained(tmp_path / "rag")
+    part = export_bundle(tmp_path / "bundle", rag=tmp_path / "rag").manifest.generator
+    assert isinstance(part, Seq2SeqGeneratorPart)
+    assert (part.decoder_start_token_id, part.eos_token_ids) == (7, (8,))
+
+
+def test_closing_a_stream_stops_the_weighing(
+    exported: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream that is closed while RAG-Sequence's candidates are scored gives no token and no answer."""
+    _, folder = exported
+    with RagEngine.from_pretrained(folder / "bundle", knowledge_base=folder / "kb") as engine:
+        stream = engine.stream(QUESTION, strategy="rag-sequence")
+        score, scored = Seq2SeqDecoder.teacher_force, []
+
+        def closing(self: Seq2SeqDecoder, *arguments: Any, **settings: Any) -> Any:
+            stream.close()
+            scored.append(score(self, *arguments, **settings))
+            return scored[-1]
+
+        monkeypatch.setattr(Seq2SeqDecoder, "teacher_force", closing)
+        assert list(stream) == []
+        assert stream.answer is None
+        assert scored == []  # the run itself was stopped
