@@ -102,8 +102,13 @@ def test_a_passage_of_weight_zero_says_nothing(pair: Callable[[str, int], Pair])
     scores = case.doc_scores.copy()
     scores[:, -1] = -np.inf
     rows = np.arange(len(case.input_ids)).reshape(-1, case.n_docs)[:, :-1].ravel()
-    for strategy in ("rag-token", "rag-sequence"):
-        config = GenerationConfig(strategy=strategy, num_beams=2, max_length=8)
+    for strategy in ("rag-token", "rag-sequence", "rag-sequence-fast"):
+        config = GenerationConfig(
+            strategy=strategy,
+            num_beams=2,
+            num_return_sequences=1 if strategy == "rag-token" else 9,
+            max_length=8,
+        )
         with_it = generator.generate_from_contexts(case.input_ids, case.attention_mask, scores, config=config)
         without = generator.generate_from_contexts(
             case.input_ids[rows], case.attention_mask[rows], scores[:, :-1].copy(), config=config
