@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
@@ -86,6 +87,23 @@ def test_a_score_depends_on_its_row_and_query_alone(level, dim):
         kept = mask[together[1][q]]
         np.testing.assert_array_equal(masked_scores[q, : mask.sum()], together[0][q][kept])
         np.testing.assert_array_equal(masked_rows[q, : mask.sum()], together[1][q][kept])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors cannot be chosen here")
+def test_the_callers_processors_stay_its_own_and_one_is_enough():
+    rng = np.random.default_rng(5)
+    vectors, queries = (rng.standard_normal((rows, 128), dtype=np.float32) for rows in (40_000, 2))
+    allowed = os.sched_getaffinity(0)
+    expected = _kernels.topk(vectors, queries, 5, threads=4)
+    assert os.sched_getaffinity(0) == allowed
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        alone = _kernels.topk(vectors, queries, 5, threads=4)
+        assert os.sched_getaffinity(0) == {min(allowed)}
+    finally:
+        os.sched_setaffinity(0, allowed)
+    for part, same in zip(expected, alone, strict=True):
+        np.testing.assert_array_equal(part, same)
 
 
 def test_threads_share_large_work_without_changing_it(level):
