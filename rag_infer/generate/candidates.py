@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer import marginalise
-from rag_infer.generate.constraints import Processor
+from rag_infer.generate.constraints import Processor, touched_tokens
+
+# With more tokens than this under constraints, all are looked at.
+MANY_TOUCHED = 256
 
 
 class NextTokens:
@@ -49,7 +52,7 @@ class NextTokens:
             scores = marginalise.log_probs(self._logits, self._priors, threads=self._threads)
         for row, tokens in zip(scores, self._sequences, strict=True):
             for process in self._processors:
-                process(row, tokens)
+                process.apply(row, tokens)
         return scores
 
     def best(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -57,13 +60,52 @@ class NextTokens:
         k = min(k, self._logits.shape[2])
         if not self._processors:
             return marginalise.top_tokens(self._logits, self._priors, k, threads=self._threads)
-        scores = self.scores()
-        # A stable sort of the few that argpartition leaves: equal scores come in the order of their tokens.
-        kept = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
-        values = np.take_along_axis(scores, kept, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        return np.take_along_axis(values, order, axis=1), np.take_along_axis(kept, order, axis=1)
+        touched = [touched_tokens(self._processors, tokens) for tokens in self._sequences]
+        few = [t for t in touched if t is not None and len(t) <= MANY_TOUCHED]
+        if self._per_passage or len(few) < len(touched):
+            return _largest(self.scores(), k)
+        return self._best_of_few(k, few)
+
+    def _best_of_few(
+        self, k: int, touched: Sequence[set[int]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """As `best`: the k best that no constraint touches are among the k + touched best of all."""
+        beams, vocab = len(touched), self._logits.shape[2]
+        more = max(map(len, touched))
+        free, tokens = marginalise.top_tokens(
+            self._logits, self._priors, min(k + more, vocab), threads=self._threads
+        )
+        # Each beam has tokens of its own; one that is named twice has the same score twice.
+        named = [sorted(t) or [0] for t in touched]
+        asked = np.array([(t * (more + 1))[: more + 1] for t in named], dtype=np.int64)
+        known, _ = marginalise.token_posterior(self._logits, self._priors, asked, threads=self._threads)
+        scores = np.full((beams, k), -np.inf, dtype=np.float32)
+        best = np.zeros((beams, k), dtype=np.int64)
+        row = np.full(vocab, -np.inf, dtype=np.float32)
+        for beam, sequence in enumerate(self._sequences):
+            found = tokens[beam] >= 0
+            looked_at = np.union1d(tokens[beam][found], asked[beam])
+            row[tokens[beam][found]] = free[beam][found]
+            row[asked[beam]] = known[beam]
+            for process in self._processors:
+                process.apply(row, sequence)
+            values = row[looked_at]
+            order = np.argsort(-values, kind="stable")[:k]
+            scores[beam, : len(order)], best[beam, : len(order)] = values[order], looked_at[order]
+            row[looked_at] = -np.inf
+        return scores, best
 
     def detail(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of chosen tokens ``[beams, m]``: unconstrained log p ``[beams, m]`` and posterior ``[beams, m, n_docs]``."""
         return marginalise.token_posterior(self._logits, self._priors, tokens, threads=self._threads)
+
+
+def _largest(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The k largest of each row and their places; of equal ones the lower first."""
+    values, places = np.empty((len(scores), k), dtype=np.float32), np.empty((len(scores), k), dtype=np.int64)
+    for i, row in enumerate(scores):
+        least = -np.partition(-row, k - 1)[k - 1]
+        kept = np.flatnonzero(row >= least)
+        places[i] = kept[np.argsort(-row[kept], kind="stable")[:k]]
+        values[i] = row[places[i]]
+    return values, places

@@ -1,18 +1,38 @@
-"""What may not, or must, come next: processors of marginal log-probabilities, in transformers' order.
-
-Each takes scores float32 ``[vocab]`` (changed in place) and the tokens generated so far.
-"""
+"""What may not, or must, come next: processors of marginal log-probabilities, in transformers' order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.generate.config import GenerationConfig
 
-Processor = Callable[[NDArray[np.float32], Sequence[int]], None]
+
+@dataclass(frozen=True)
+class Processor:
+    """A constraint.
+
+    Attributes:
+        apply: changes the scores, float32 ``[vocab]``, in place, given the tokens so far.
+        touched: the tokens whose scores that may change, given the tokens so far; None for all.
+    """
+
+    apply: Callable[[NDArray[np.float32], Sequence[int]], None]
+    touched: Callable[[Sequence[int]], Collection[int] | None]
+
+
+def touched_tokens(processors: Sequence[Processor], tokens: Sequence[int]) -> set[int] | None:
+    """The tokens whose scores any of the constraints may change after ``tokens``; None for all."""
+    touched: set[int] = set()
+    for processor in processors:
+        changed = processor.touched(tokens)
+        if changed is None:
+            return None
+        touched |= set(changed)
+    return touched
 
 
 def processors(
@@ -73,47 +93,45 @@ def _repetition(penalty: float) -> Processor:
         seen = np.unique(np.asarray(tokens, dtype=np.int64))
         scores[seen] = np.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
 
-    return apply
+    return Processor(apply, touched=set)
+
+
+def _banning(banned: Callable[[Sequence[int]], Collection[int]]) -> Processor:
+    """Makes the tokens that ``banned`` gives impossible."""
+
+    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+        scores[list(banned(tokens))] = -np.inf
+
+    return Processor(apply, touched=banned)
 
 
 def _no_repeat_ngram(size: int) -> Processor:
-    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+    def banned(tokens: Sequence[int]) -> list[int]:
         tokens = tuple(tokens)
         if len(tokens) + 1 < size:
-            return
+            return []
         last = tokens[len(tokens) - size + 1 :]
-        for start in range(len(tokens) - size + 1):
-            if tokens[start : start + size - 1] == last:
-                scores[tokens[start + size - 1]] = -np.inf
+        starts = range(len(tokens) - size + 1)
+        return [tokens[start + size - 1] for start in starts if tokens[start : start + size - 1] == last]
 
-    return apply
+    return _banning(banned)
 
 
 def _bad_words(words: Sequence[tuple[int, ...]]) -> Processor:
-    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
+    def banned(tokens: Sequence[int]) -> list[int]:
         tokens = tuple(tokens)
-        for word in words:
-            before = word[:-1]
-            if len(before) <= len(tokens) and tokens[len(tokens) - len(before) :] == before:
-                scores[word[-1]] = -np.inf
+        begun = [w for w in words if len(w) <= len(tokens) + 1]
+        return [word[-1] for word in begun if tokens[len(tokens) - len(word) + 1 :] == word[:-1]]
 
-    return apply
+    return _banning(banned)
 
 
 def _min_length(length: int, eos_token_ids: list[int]) -> Processor:
-    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
-        if len(tokens) < length:
-            scores[eos_token_ids] = -np.inf
-
-    return apply
+    return _banning(lambda tokens: eos_token_ids if len(tokens) < length else [])
 
 
 def _suppress_at(position: int, suppressed: list[int]) -> Processor:
-    def apply(scores: NDArray[np.float32], tokens: Sequence[int]) -> None:
-        if len(tokens) == position:
-            scores[suppressed] = -np.inf
-
-    return apply
+    return _banning(lambda tokens: suppressed if len(tokens) == position else [])
 
 
 def _force_at(position: int, token: int) -> Processor:
@@ -122,4 +140,4 @@ def _force_at(position: int, token: int) -> Processor:
             scores[:] = -np.inf
             scores[token] = 0.0
 
-    return apply
+    return Processor(apply, touched=lambda tokens: None if len(tokens) == position else ())

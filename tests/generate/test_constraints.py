@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rag_infer import GenerationConfig
+from rag_infer.generate import candidates
+from rag_infer.generate.candidates import NextTokens
 from rag_infer.generate.constraints import processors
+from tests.generate.twins import constrained
 
 VOCAB = 30
 EOS = 2
@@ -66,9 +72,56 @@ def test_equals_transformers(settings: dict[str, Any]) -> None:
                 start = [0] if type(process).__name__ == "NoBadWordsLogitsProcessor" else []
                 expected = process(torch.tensor([[*start, *tokens.tolist()]]), expected)
             got = scores.copy()
-            for apply in chosen:
-                apply(got, tuple(tokens.tolist()))
+            for process in chosen:
+                process.apply(got, tuple(tokens.tolist()))
             np.testing.assert_allclose(got, expected[0].numpy(), rtol=1e-6)
+
+
+TOKENS = st.integers(0, 5)  # few, so that n-grams repeat
+SETTINGS = st.fixed_dictionaries(
+    {"max_new_tokens": st.integers(7, 9)},
+    optional={
+        "repetition_penalty": st.floats(0.5, 2.0),
+        "no_repeat_ngram_size": st.integers(1, 4),
+        "bad_words_ids": st.lists(st.lists(TOKENS, min_size=1, max_size=3), max_size=4),
+        "min_length": st.integers(0, 6),
+        "begin_suppress_tokens": st.lists(TOKENS, max_size=2),
+        "forced_bos_token_id": TOKENS,
+        "forced_eos_token_id": TOKENS,
+    },
+)
+
+
+@given(settings=SETTINGS, tokens=st.lists(TOKENS, max_size=9), begun=st.integers(0, 1), data=st.data())
+def test_equals_the_twin(
+    settings: dict[str, Any], tokens: list[int], begun: int, data: st.DataObject
+) -> None:
+    config = GenerationConfig(**settings)
+    tokens = [0] * begun + tokens
+    drawn = data.draw(st.lists(st.floats(-20, 0, width=32), min_size=8, max_size=8))
+    scores = np.array(drawn, dtype=np.float32)
+    expected = constrained(scores.tolist(), tokens, config, eos=EOS, begun=begun)
+    for process in processors(config, eos_token_ids=[EOS], vocab_size=8, begun=begun):
+        process.apply(scores, tuple(tokens))
+    np.testing.assert_allclose(scores, np.array(expected, dtype=np.float32), rtol=1e-6)
+
+
+@given(settings=SETTINGS, data=st.data(), k=st.integers(1, 8))
+def test_looking_at_few_tokens_finds_what_looking_at_all_finds(
+    settings: dict[str, Any], data: st.DataObject, k: int
+) -> None:
+    beams = data.draw(st.lists(st.lists(TOKENS, min_size=4, max_size=4), min_size=1, max_size=3))
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    # Whole numbers: scores tie.
+    logits = random.integers(-3, 3, size=(2, len(beams), 40)).astype(np.float32)
+    priors = np.log(np.array([0.4, 0.6], dtype=np.float32))
+    chosen = processors(GenerationConfig(**settings), eos_token_ids=[EOS], vocab_size=40)
+    few = NextTokens(logits, priors, beams, chosen).best(k)
+    with mock.patch.object(candidates, "MANY_TOUCHED", -1):
+        scores, tokens = NextTokens(logits, priors, beams, chosen).best(k)
+    np.testing.assert_array_equal(few[0], scores)
+    possible = np.isfinite(scores)
+    np.testing.assert_array_equal(few[1][possible], tokens[possible])
 
 
 def test_forced_tokens() -> None:
@@ -76,8 +129,8 @@ def test_forced_tokens() -> None:
     chosen = processors(config, eos_token_ids=[EOS], vocab_size=VOCAB)
     for length, forced in ((0, 4), (1, None), (2, EOS)):
         scores = np.zeros(VOCAB, dtype=np.float32)
-        for apply in chosen:
-            apply(scores, (1,) * length)
+        for process in chosen:
+            process.apply(scores, (1,) * length)
         expected = list(range(VOCAB)) if forced is None else [forced]
         assert np.flatnonzero(np.isfinite(scores)).tolist() == expected
 
