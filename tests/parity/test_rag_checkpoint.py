@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from rag_infer import KnowledgeBase, Passage, RagEngine
 from rag_infer.bundle import Bundle
@@ -124,6 +127,49 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_tokenizer(tmp_path / "rag" / "generator_tokenizer", larger, size=200)
     with pytest.raises(ExportError, match=r"200 tokens, the model a vocabulary of 96"):
         export_bundle(tmp_path / "bundle", rag=tmp_path / "rag")
+
+
+@pytest.mark.parametrize("architecture", ["RagTokenForGeneration", "RagModel"])
+@pytest.mark.parametrize("settings", [{"max_shard_size": "40KB"}, {"safe_serialization": False}])
+def test_every_way_of_saving_gives_the_same_bundle(
+    tmp_path: Path, architecture: str, settings: dict[str, Any]
+) -> None:
+    """Both weight prefixes ("rag." and none), sharded and pickled weights."""
+    model = write_rag(tmp_path / "rag", "RagTokenForGeneration", "bart", max_combined_length=48)
+    saved = model if architecture == "RagTokenForGeneration" else model.rag
+    shutil.copytree(tmp_path / "rag", tmp_path / "other", ignore=shutil.ignore_patterns("*.safetensors"))
+    saved.save_pretrained(tmp_path / "other", **settings)
+    if architecture == "RagModel":
+        saved.generator.generation_config.save_pretrained(tmp_path / "other")
+    expected, found = (export_bundle(tmp_path / f"bundle-{n}", rag=tmp_path / n) for n in ("rag", "other"))
+    data = [name for name in expected.manifest.files if name.endswith((".onnx", ".data"))]
+    assert len(data) >= 4
+    for name in data:
+        assert found.manifest.files[name] == expected.manifest.files[name], name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("rag.generator.model.decoder.layers.1.fc1.weight"), "missing.*layers.1.fc1.weight"),
+        (lambda w: w.update({"rag.generator.model.extra": torch.zeros(3)}), "rag.generator.model.extra"),
+        (
+            lambda w: w.update({"rag.generator.model.decoder.layers.1.fc1.weight": torch.zeros(24, 15)}),
+            "layers.1.fc1.weight",
+        ),
+    ],
+    ids=["missing", "left over", "another shape"],
+)
+def test_weights_that_do_not_match_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    write_rag(tmp_path / "rag", "RagTokenForGeneration", "bart")
+    weights = load_file(tmp_path / "rag" / "model.safetensors")
+    change(weights)
+    save_file(weights, tmp_path / "rag" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match=message):
+        export_bundle(tmp_path / "bundle", rag=tmp_path / "rag")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_half_a_checkpoint_is_refused(tmp_path: Path) -> None:
