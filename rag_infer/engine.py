@@ -19,7 +19,7 @@ from rag_infer.encode import TextEncoder, encode_question, warn_of_long_question
 from rag_infer.errors import KnowledgeBaseError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.hypothesis import Hypothesis
-from rag_infer.generator import Generation, Generator
+from rag_infer.generator import PASSAGE_CACHE_MB, Generation, Generator
 from rag_infer.knowledge import KnowledgeBase, ScoredPassage
 from rag_infer.session import Cancellation, check_threads
 from rag_infer.stream import AnswerStream
@@ -61,6 +61,7 @@ class RagEngine:
         knowledge_base: str | Path | KnowledgeBase,
         device: str = "cpu",
         threads: int | None = None,
+        passage_cache_mb: int = PASSAGE_CACHE_MB,
     ) -> RagEngine:
         """Load a bundle and open a knowledge base made with it.
 
@@ -69,6 +70,7 @@ class RagEngine:
             knowledge_base: the knowledge base's folder, or one that is open.
             device: "cpu", "cuda" or "cuda:N".
             threads: default: the processors this process may run on.
+            passage_cache_mb: see `Generator.from_pretrained`.
 
         Raises:
             BundleError: the bundle is not whole, or lacks an encoder or the generator.
@@ -87,7 +89,7 @@ class RagEngine:
             opened.check_bundle(loaded)
             part = loaded.manifest.question_encoder
             encoder = TextEncoder.from_bundle(loaded, part, device=device, threads=threads)
-            generator = Generator(loaded, device=device, threads=threads)
+            generator = Generator(loaded, device=device, threads=threads, passage_cache_mb=passage_cache_mb)
         except BaseException:
             if not given:
                 opened.close()

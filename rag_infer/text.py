@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Padded lengths are multiples of this: few distinct shapes keep ONNX Runtime's arena small.
 LENGTH_BUCKET = 8
+# Slots of a generator's cache are allocated in multiples of this.
+SLOT_BUCKET = 32
 
 
 def clean(text: str) -> str:

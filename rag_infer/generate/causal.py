@@ -15,14 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import GenerationError
+from rag_infer.generate.prefix_cache import PrefixCache
 from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Cancellation, Session
-from rag_infer.text import bucket, pad
+from rag_infer.text import SLOT_BUCKET, bucket, pad
 
 Float = NDArray[np.float32]
-
-# Slots are allocated in multiples of this, so that the graph meets few distinct shapes.
-SLOT_BUCKET = 32
 
 
 class CausalState:
@@ -43,11 +41,11 @@ class CausalState:
         self.visible = visible
         self.lengths = lengths
 
-    def row(self, index: int) -> CausalState:
-        """One row alone, with the slots that are in use; a copy."""
-        keys_values = np.ascontiguousarray(self.keys_values[:, :, index : index + 1, :, : self.used])
-        visible = self.visible[index : index + 1, :, : self.used]
-        return CausalState(keys_values, self.used, visible, self.lengths[index : index + 1])
+    def some_rows(self, rows: Sequence[int]) -> CausalState:
+        """Some rows alone, with the slots that are in use; a copy."""
+        chosen = list(rows)
+        keys_values = np.ascontiguousarray(self.keys_values[:, :, chosen, :, : self.used])
+        return CausalState(keys_values, self.used, self.visible[chosen, :, : self.used], self.lengths[chosen])
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
@@ -70,13 +68,20 @@ class CausalState:
 
 
 class CausalDecoder:
-    """Runs the graph of a `CausalGeneratorPart`. Safe to share between threads."""
+    """Runs the graph of a `CausalGeneratorPart`. Safe to share between threads.
 
-    def __init__(self, session: Session, part: CausalGeneratorPart) -> None:
+    Args:
+        session: the session of ``decoder.onnx``.
+        part: the generator's entry in the manifest.
+        cache_bytes: how much to keep of the keys and values of first pieces of prompts.
+    """
+
+    def __init__(self, session: Session, part: CausalGeneratorPart, *, cache_bytes: int = 0) -> None:
         self._session = session
         self._part = part
         self._prefixes: dict[tuple[int, ...], Float] = {}
         self._lock = threading.Lock()
+        self._passages = PrefixCache(cache_bytes)
 
     def prefill(
         self,
@@ -109,13 +114,18 @@ class CausalDecoder:
         widths = [bucket(max(map(len, piece))) for piece in pieces]
         slots = bucket(len(preamble) + sum(widths) + reserve, SLOT_BUCKET)
         state = self._allocate(rows, slots)
-        logits: Float | None = None
         if preamble:
             self._write(state, self._prefix(tuple(preamble)), np.full(rows, len(preamble)))
-        for i, piece in enumerate(pieces):
-            last = i == len(pieces) - 1
-            logits = self._read(state, piece, with_logits=last, cancellation=cancellation)
-        assert logits is not None
+        first, *others = pieces
+        if others:
+            self._write(state, *self._passage(state, tuple(preamble), first, cancellation))
+        else:
+            others = [first]
+        for piece in others:
+            logits, new, lengths = self._read(state, piece, cancellation)
+            self._write(state, new, lengths)
+        if lengths.min() == 0:
+            raise GenerationError("a prompt ends with an empty piece: there is no token to predict from")
         return state, logits
 
     def step(
@@ -214,31 +224,42 @@ class CausalDecoder:
                 self._prefixes[preamble] = self._run_piece(state, ids, np.ones_like(ids, dtype=bool), None)[1]
             return self._prefixes[preamble]
 
-    def _read(
+    def _passage(
         self,
         state: CausalState,
+        preamble: tuple[int, ...],
         piece: Sequence[Sequence[int]],
-        *,
-        with_logits: bool,
         cancellation: Cancellation | None,
-    ) -> Float | None:
-        """Run one piece of the prompts and write its keys and values."""
+    ) -> tuple[Float, NDArray[np.int64]]:
+        """Keys and values of the first piece, and its rows' lengths; what was read before is not read again."""
+        keys = [(preamble, tuple(row)) for row in piece]
+        found = {key: known for key in keys if (known := self._passages.get(key)) is not None}
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        new = [i for key, i in first.items() if key not in found]
+        if new:
+            _, read, lengths = self._read(state.some_rows(new), [piece[i] for i in new], cancellation)
+            for j, i in enumerate(new):
+                found[keys[i]] = read[:, :, j : j + 1, :, : lengths[j]].copy()
+                self._passages.put(keys[i], found[keys[i]])
         lengths = np.array([len(row) for row in piece], dtype=np.int64)
-        if with_logits and lengths.min() == 0:
-            raise GenerationError("a prompt ends with an empty piece: there is no token to predict from")
+        return _stack([found[key] for key in keys], width=bucket(int(lengths.max()))), lengths
+
+    def _read(
+        self, state: CausalState, piece: Sequence[Sequence[int]], cancellation: Cancellation | None
+    ) -> tuple[Float, Float, NDArray[np.int64]]:
+        """Run one piece of the prompts: (logits after it, its keys and values, its rows' lengths)."""
+        lengths = np.array([len(row) for row in piece], dtype=np.int64)
         ids, mask = pad(piece, self._part.pad_token_id)
         if len({bucket(n) for n in lengths.tolist()}) == 1:
             logits, new = self._run_piece(state, ids, mask.astype(bool), cancellation)
-        else:
-            # Row by row: a row of a passage's length keeps the processors busy, and none computes padding.
-            parts = [
-                self._run_piece(state.row(i), *_trim(ids[i], mask[i]), cancellation)
-                for i in range(len(piece))
-            ]
-            logits = np.concatenate([part[0] for part in parts])
-            new = _stack([part[1] for part in parts], width=ids.shape[1])
-        self._write(state, new, lengths)
-        return logits if with_logits else None
+            return logits, new, lengths
+        # Row by row: a row of a passage's length keeps the processors busy, and none computes padding.
+        parts = [
+            self._run_piece(state.some_rows([i]), *_trim(ids[i], mask[i]), cancellation)
+            for i in range(len(piece))
+        ]
+        logits = np.concatenate([part[0] for part in parts])
+        return logits, _stack([part[1] for part in parts], width=ids.shape[1]), lengths
 
     def _run_piece(
         self,

@@ -83,8 +83,8 @@ class Model(Protocol):
         ...
 
 
-def load_model(bundle: Bundle, *, device: str, threads: int) -> Model:
-    """The model of a bundle that has a generator."""
+def load_model(bundle: Bundle, *, device: str, threads: int, passage_cache_mb: int) -> Model:
+    """The model of a bundle that has a generator; a decoder-only one keeps what it read of passages."""
     part = bundle.manifest.generator
     assert part is not None
 
@@ -92,9 +92,10 @@ def load_model(bundle: Bundle, *, device: str, threads: int) -> Model:
         return Session(bundle.file(part, name), device=device, threads=threads)
 
     if isinstance(part, Seq2SeqGeneratorPart):
-        decoder = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part)
-        return Seq2SeqModel(decoder, part)
-    return CausalModel(CausalDecoder(session(part.graph), part), part)
+        steps = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part)
+        return Seq2SeqModel(steps, part)
+    decoder = CausalDecoder(session(part.graph), part, cache_bytes=passage_cache_mb << 20)
+    return CausalModel(decoder, part)
 
 
 class CausalModel:

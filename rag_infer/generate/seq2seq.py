@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rag_infer.errors import GenerationError
 from rag_infer.parts import Seq2SeqGeneratorPart
 from rag_infer.session import Cancellation, Session
-from rag_infer.text import bucket, pad
+from rag_infer.text import SLOT_BUCKET, bucket, pad
 
 Float = NDArray[np.float32]
 
@@ -33,6 +33,7 @@ class Seq2SeqState:
             layer and ``[rows, heads, slots, head_dim]`` in the others.
         visible: bool ``[questions, beams, slots]``, the slots each beam sees.
         positions: int64 ``[questions, slots]``, the position of the token in each slot.
+        used: slots that have been written.
         length: tokens of every beam so far, the start token included.
     """
 
@@ -42,6 +43,7 @@ class Seq2SeqState:
     past: list[Float]
     visible: NDArray[np.bool_]
     positions: NDArray[np.int64]
+    used: int = 0
     length: int = 0
 
     @property
@@ -60,6 +62,17 @@ class Seq2SeqState:
             visible=np.zeros((1, 1, 0), dtype=bool),
             positions=np.zeros((1, 0), dtype=np.int64),
         )
+
+    def reserve(self, slots: int) -> None:
+        """Make room for ``slots`` more."""
+        capacity = self.visible.shape[2]
+        if self.used + slots <= capacity:
+            return
+        # Grows by half, so that long answers copy the cache a logarithmic number of times.
+        more = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET) - capacity
+        self.past = [np.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in self.past]
+        self.visible = np.pad(self.visible, ((0, 0), (0, 0), (0, more)))
+        self.positions = np.pad(self.positions, ((0, 0), (0, more)))
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all rows but these; of each question all or none."""
@@ -152,14 +165,18 @@ class Seq2SeqDecoder:
         first = state.first_rows
         parents, tokens = parents[first], tokens[first]
         questions, beams = tokens.shape
-        before = np.take_along_axis(state.visible, parents[:, :, None], axis=1)
+        state.reserve(beams)
+        state.visible = np.take_along_axis(state.visible, parents[:, :, None], axis=1)
         alone = np.broadcast_to(np.eye(beams, dtype=bool), (questions, beams, beams))
-        visible = np.concatenate([before, alone], axis=2)
+        visible = np.concatenate([state.visible, alone], axis=2)
         positions = np.full((questions, beams), state.length, dtype=np.int64)
         logits, new = self._run(state, tokens, positions, visible, cancellation)
-        state.past = [np.concatenate(pair, axis=2) for pair in zip(state.past, new, strict=True)]
-        state.visible = visible
-        state.positions = np.concatenate([state.positions, positions], axis=1)
+        slots = slice(state.used, state.used + beams)
+        for past, latest in zip(state.past, new, strict=True):
+            past[:, :, slots] = latest
+        state.visible[:, :, slots] = alone
+        state.positions[:, slots] = positions
+        state.used += beams
         state.length += 1
         return logits
 

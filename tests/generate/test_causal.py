@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,10 @@ from rag_infer import GenerationConfig
 from rag_infer.bundle import Bundle
 from rag_infer.compose import CausalContext
 from rag_infer.errors import GenerationError
-from rag_infer.generate.causal import SLOT_BUCKET, CausalDecoder
+from rag_infer.generate.causal import CausalDecoder, CausalState
 from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Cancellation, Session
+from rag_infer.text import SLOT_BUCKET
 from tests.generate.conftest import MAX_POSITIONS, TinyRag, arrays, random_contexts
 from tests.tiny_llama import VOCAB
 
@@ -32,6 +34,17 @@ def decoder(tiny: TinyRag) -> CausalDecoder:
     part = bundle.manifest.generator
     assert isinstance(part, CausalGeneratorPart)
     return CausalDecoder(Session(bundle.file(part, part.graph), threads=1), part)
+
+
+@pytest.fixture
+def remembering(tiny: TinyRag) -> CausalDecoder:
+    """A decoder that keeps what it read of passages, with room for about 40 tokens."""
+    bundle = Bundle.load(tiny.folder, check="size")
+    part = bundle.manifest.generator
+    assert isinstance(part, CausalGeneratorPart)
+    token = part.num_layers * 2 * part.num_kv_heads * part.head_dim * 4
+    session = Session(bundle.file(part, part.graph), threads=1)
+    return CausalDecoder(session, part, cache_bytes=40 * token)
 
 
 def oracle(tiny: TinyRag, sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -169,3 +182,46 @@ def test_cancellation(tiny: TinyRag) -> None:
         tiny.generator.begin(contexts, priors, config, cancellation=cancellation)
     again = tiny.generator.begin(contexts, priors, config, cancellation=Cancellation()).results()
     assert len(again[0][0].hypothesis.tokens) == 20
+
+
+def read_lengths(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The lengths of the rows of each piece that is read from now on."""
+    read: list[list[int]] = []
+    real = decoder._read
+
+    def spy(state: CausalState, piece: Sequence[Sequence[int]], cancellation: Cancellation | None) -> Any:
+        read.append([len(row) for row in piece])
+        return real(state, piece, cancellation)
+
+    monkeypatch.setattr(decoder, "_read", spy)
+    return read
+
+
+def test_a_passage_is_read_once_and_changes_no_logits(
+    tiny: TinyRag, decoder: CausalDecoder, remembering: CausalDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preamble = prompts_of([5], seed=4)[0]
+    passages, questions = prompts_of([9, 14], seed=5), prompts_of([3, 4, 6], seed=6)
+    read = read_lengths(remembering, monkeypatch)
+    for question in questions:
+        pieces = [[*passages, passages[0]], [question] * 3]
+        found = remembering.prefill(preamble, pieces, reserve=1)[1]
+        np.testing.assert_array_equal(found, decoder.prefill(preamble, pieces, reserve=1)[1])
+        prompts = [[*preamble, *passage, *question] for passage in pieces[0]]
+        close(found[:, 0], oracle(tiny, prompts))
+    assert read == [[9, 14], [3, 3, 3], [4, 4, 4], [6, 6, 6]]
+    remembering.prefill(
+        (), [[passages[0]], [questions[0]]], reserve=1
+    )  # another preamble: other keys and values
+    assert read[-2:] == [[9], [3]]
+
+
+def test_passages_used_longest_ago_make_room(
+    remembering: CausalDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = prompts_of([20, 15, 12, 41], seed=7)
+    read = read_lengths(remembering, monkeypatch)
+    for i in (0, 1, 0, 2, 0, 1, 3, 3):
+        remembering.prefill((), [[passages[i]], [[5]]], reserve=1)
+        assert remembering._passages.nbytes <= remembering._passages._max_bytes
+    assert [lengths for lengths in read if lengths != [1]] == [[20], [15], [12], [15], [41], [41]]
