@@ -1,6 +1,7 @@
 # Every target sets up what it needs. `make help` lists them.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 CACHE := $(or $(RAG_INFER_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rag_infer)
 KERNELS := $(wildcard csrc/*.cpp csrc/*.hpp)
@@ -9,10 +10,10 @@ PYTHON_CODE := rag_infer export tests benchmarks setup.py
 export RAG_INFER_CACHE := $(CACHE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test models unit lint types sanitize bench wheel format clean
+.PHONY: help setup demo test models unit lint types sanitize bench bench-peers wheel format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## make .venv, build the kernels, install everything
 
@@ -51,6 +52,14 @@ bench: setup  ## run the kernel benchmarks
 	$(BIN)/python -m benchmarks.bench_topk
 	$(BIN)/python -m benchmarks.bench_marginalise
 
+bench-peers: $(PEERS)/.installed  ## make the environment of the libraries that are compared with
+
+$(PEERS)/.installed: benchmarks/peers.txt
+	@echo "[peers] $(PEERS); some minutes"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	@touch $@
+
 wheel: setup  ## build a wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
@@ -60,4 +69,4 @@ format: setup  ## format the code
 	$(BIN)/clang-format -i $(KERNELS)
 
 clean:  ## remove what was built, but not the cache
-	rm -rf $(VENV) build dist *.egg-info rag_infer/*.so
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info rag_infer/*.so

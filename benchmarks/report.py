@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,25 @@ from rag_infer import _kernels
 from rag_infer.version import __version__
 
 
+class DifferentAnswersError(Exception):
+    """The contenders do not do the same work."""
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """One case: the milliseconds of every run, by contender; the first contender is the one to beat."""
+    """One case: the milliseconds of every run, by contender; the first contender is the one to beat.
+
+    Attributes:
+        case: what is done.
+        milliseconds: by contender.
+        anonymous_mb: by contender, where measured, the most private memory that is no file's, in MiB.
+        versions: of the libraries that were compared.
+    """
 
     case: str
     milliseconds: Mapping[str, Sequence[float]]
+    anonymous_mb: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def median(self, contender: str) -> float:
         """Median milliseconds of a contender."""
@@ -67,18 +80,15 @@ def print_report(benchmark: str, comparisons: Sequence[Comparison], *, seed: int
                 f"{comparison.case:<{width}}  {name:<20} {comparison.median(name):>10.3f} {min(runs):>10.3f}"
             )
             print(f"{row} {comparison.ratio(name):>13.2f}")
-    record = {
-        "benchmark": benchmark,
-        "results": [_result(comparison) for comparison in comparisons],
-        "seed": seed,
-        "threads": threads,
-        **machine(),
-    }
-    print(json.dumps(record))
+    about = machine()
+    for comparison in comparisons:
+        about["versions"] |= comparison.versions
+    results = [_result(comparison) for comparison in comparisons]
+    print(json.dumps({"benchmark": benchmark, "results": results, "seed": seed, "threads": threads, **about}))
 
 
 def _result(comparison: Comparison) -> dict[str, Any]:
-    contenders = {
+    contenders: dict[str, dict[str, float]] = {
         name: {
             "median_ms": round(comparison.median(name), 4),
             "best_ms": round(min(runs), 4),
@@ -86,6 +96,8 @@ def _result(comparison: Comparison) -> dict[str, Any]:
         }
         for name, runs in comparison.milliseconds.items()
     }
+    for name, megabytes in comparison.anonymous_mb.items():
+        contenders[name]["anonymous_mb"] = megabytes
     return {"case": comparison.case, "contenders": contenders}
 
 

@@ -10,6 +10,7 @@ import pytest
 from rag_infer import Generator
 from rag_infer.export import export_bundle
 from tests.parity.references import Pair
+from tests.parity.tally import TALLY
 from tests.seq2seq_checkpoints import write_seq2seq
 
 
@@ -25,3 +26,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Pair]
         return Pair(model, Generator(bundle, threads=1))
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the comparisons came to."""
+    if TALLY.equal or TALLY.ties:
+        terminalreporter.write_line(f"parity: {TALLY}")
