@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, MarianTokenizer, PreTrainedTokenizerFast
 
 from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import Checkpoint
+from rag_infer.export.marian_tokenizer import MarianConverter
 
 # Any of these makes a folder one that has a tokenizer.
 TOKENIZER_FILES = (
@@ -20,6 +22,8 @@ TOKENIZER_FILES = (
 
 def load_tokenizer(checkpoint: Checkpoint, **settings: Any) -> Any:
     """The checkpoint's own fast tokenizer of transformers, as its tokenizer_config.json says (cased or not, ...).
+
+    Marian's, which has none, is converted.
 
     Args:
         checkpoint: the checkpoint.
@@ -32,9 +36,17 @@ def load_tokenizer(checkpoint: Checkpoint, **settings: Any) -> Any:
     if folder is not None and not any((folder / name).exists() for name in TOKENIZER_FILES):
         raise ExportError(f"{folder} has no tokenizer: expected one of {', '.join(TOKENIZER_FILES)}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, use_fast=True, **settings)
+        with warnings.catch_warnings():
+            # Marian's normaliser of punctuation, which transformers loads and never calls.
+            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+            tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, use_fast=True, **settings)
     except Exception as error:  # many kinds, from three libraries
         raise ExportError(f"the tokenizer of {checkpoint.source} cannot be loaded: {error}") from error
+    if isinstance(tokenizer, MarianTokenizer) and not tokenizer.separate_vocabs:
+        return PreTrainedTokenizerFast(
+            tokenizer_object=MarianConverter(tokenizer).converted(),
+            **{name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        )
     if not getattr(tokenizer, "is_fast", False):
         raise ExportError(
             f"the tokenizer of {checkpoint.source} has no fast form ({type(tokenizer).__name__})"
