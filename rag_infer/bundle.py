@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -114,25 +114,41 @@ class Bundle:
 
         Args:
             folder: the bundle.
-            check: "full" compares sha256 of every file, "size" only sizes.
+            check: "full" compares sha256 of every file, "graphs" of all but the weights (see `check_weights`), "size"
+                only sizes.
 
         Raises:
             BundleError: no such bundle, a newer format, an unknown key, a missing or altered file; the
                 message names the file and what was expected.
         """
         folder = Path(folder)
-        if check not in ("full", "size"):
-            raise ValueError(f"check must be 'full' or 'size', not {check!r}")
+        if check not in ("full", "graphs", "size"):
+            raise ValueError(f"check must be 'full', 'graphs' or 'size', not {check!r}")
         data = _read_manifest(folder)
         seal = data.pop(SEAL, None)
         manifest = _parse_manifest(data, folder / MANIFEST)
-        _check_files(folder, manifest.files, contents=check == "full")
+        contents = {name for name in manifest.files if check == "full" or not _is_weights(name)}
+        _check_files(folder, manifest.files, contents=contents if check != "size" else set())
         # Last of all: what is wrong with a part is told by its name.
         if seal != sealed(data)[SEAL]:
             raise BundleError(
                 f"{folder / MANIFEST} does not have the sha256 it names ({seal}): altered; export again"
             )
         return cls(folder, manifest)
+
+    def check_weights(self) -> None:
+        """Compare the sha256 of the weights, which "graphs" left out: ONNX Runtime maps them, and can meanwhile load.
+
+        Raises:
+            BundleError: a file is missing or altered.
+        """
+        weights = {name: record for name, record in self.manifest.files.items() if _is_weights(name)}
+        _check_files(self.folder, weights, contents=set(weights))
+
+
+def _is_weights(name: str) -> bool:
+    """Whether a file holds numbers and nothing that is parsed."""
+    return name.endswith(".data")
 
 
 def sealed(data: dict[str, Any]) -> dict[str, Any]:
@@ -242,7 +258,9 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _check_files(folder: Path, files: Mapping[str, FileRecord], *, contents: bool) -> None:
+def _check_files(folder: Path, files: Mapping[str, FileRecord], *, contents: Collection[str]) -> None:
+    """Sizes of all, and sha256 of those named in ``contents``."""
+
     def check(item: tuple[str, FileRecord]) -> None:
         name, record = item
         path = folder / name
@@ -255,7 +273,7 @@ def _check_files(folder: Path, files: Mapping[str, FileRecord], *, contents: boo
             raise BundleError(
                 f"{path} has {size} bytes, expected {record.size}: altered or cut short; export again"
             )
-        if contents and (found := sha256_of(path)) != record.sha256:
+        if name in contents and (found := sha256_of(path)) != record.sha256:
             raise BundleError(f"{path} has sha256 {found}, expected {record.sha256}: altered; export again")
 
     # hashlib releases the GIL, so two threads hash two files at once.

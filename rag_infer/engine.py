@@ -5,6 +5,7 @@ token by token under all passages at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -78,22 +79,29 @@ class RagEngine:
             DeviceError: the device is not to be had.
         """
         threads = check_threads(threads)
-        loaded = Bundle.load(bundle)
+        loaded = Bundle.load(bundle, check="graphs")
         given = isinstance(knowledge_base, KnowledgeBase)
-        opened = (
-            knowledge_base
-            if isinstance(knowledge_base, KnowledgeBase)
-            else KnowledgeBase.open(knowledge_base, bundle=loaded, device=device, threads=threads)
-        )
-        try:
-            opened.check_bundle(loaded)
-            part = loaded.manifest.question_encoder
-            encoder = TextEncoder.from_bundle(loaded, part, device=device, threads=threads)
-            generator = Generator(loaded, device=device, threads=threads, passage_cache_mb=passage_cache_mb)
-        except BaseException:
-            if not given:
-                opened.close()
-            raise
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            # Both leave Python alone for most of a second; nothing is answered before the weights are proven.
+            weights = pool.submit(loaded.check_weights)
+            loading = pool.submit(
+                Generator, loaded, device=device, threads=threads, passage_cache_mb=passage_cache_mb
+            )
+            opened = (
+                knowledge_base
+                if isinstance(knowledge_base, KnowledgeBase)
+                else KnowledgeBase.open(knowledge_base, bundle=loaded, device=device, threads=threads)
+            )
+            try:
+                opened.check_bundle(loaded)
+                part = loaded.manifest.question_encoder
+                encoder = TextEncoder.from_bundle(loaded, part, device=device, threads=threads)
+                weights.result()
+                generator = loading.result()
+            except BaseException:
+                if not given:
+                    opened.close()
+                raise
         return cls(loaded, opened, encoder, generator, owns_knowledge_base=not given)
 
     def search(

@@ -37,6 +37,12 @@ def arguments() -> dict[str, Any]:
     return given
 
 
+def sketch(vectors: Any) -> list[list[float]]:
+    """A few of many vectors, to be compared between contenders."""
+    first: list[list[float]] = vectors[:16].astype(float).round(6).tolist()
+    return first
+
+
 def anonymous_megabytes() -> float:
     """Private memory of this process that is no file's."""
     listing = Path("/proc/self/smaps_rollup")

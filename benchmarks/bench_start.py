@@ -1,0 +1,77 @@
+"""How long until an engine is ready in a new process, and how much private memory does it take and keep?
+
+The demo's bundle and knowledge base (``make models``); their files are in the page cache after the first round, which
+is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.arena import ROOT
+from benchmarks.checkpoints import cache_folder
+from benchmarks.report import machine
+from rag_infer.session import check_threads
+
+
+def start(requests: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What one new process reports."""
+    demo = cache_folder() / "demo"
+    given = {
+        "bundle": str(demo / "bundle"),
+        "knowledge_base": str(demo / "kb"),
+        "threads": arguments.threads,
+        "requests": requests,
+        "passage_cache_mb": arguments.passage_cache_mb,
+    }
+    command = [sys.executable, "-m", "benchmarks.contenders.engine_ready", json.dumps(given)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--requests", type=int, default=0, help="mixed requests in one more process, for its memory"
+    )
+    parser.add_argument("--passage-cache-mb", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=check_threads(None))
+    arguments = parser.parse_args(argv)
+    start(0, arguments)
+    starts = [start(0, arguments) for _ in range(arguments.repeats)]
+    weights = sum(f.stat().st_size for f in (cache_folder() / "demo" / "bundle").rglob("*.data")) / 2**20
+    ready = statistics.median(s["ready_s"] for s in starts)
+    imported = statistics.median(s["import_s"] for s in starts)
+    private = statistics.median(s["ready_mb"] for s in starts)
+    print(f"import      {imported:8.2f} s")
+    print(f"ready       {ready:8.2f} s (with the import)")
+    print(f"weights     {weights:8.0f} MiB")
+    print(f"private     {private:8.0f} MiB, {private / weights:.2f} times the weights")
+    record: dict[str, Any] = {
+        "import_s": imported,
+        "ready_s": ready,
+        "weights_mb": weights,
+        "ready_mb": private,
+    }
+    if arguments.requests:
+        report = start(arguments.requests, arguments)
+        record |= {"requests": arguments.requests, **report}
+        settled = report.get("settled_mb", report["ready_mb"])
+        print(
+            f"... after {arguments.requests} requests {report['end_mb']:.0f} MiB; when settled {settled:.0f} MiB"
+        )
+    print(json.dumps({"benchmark": "start", "results": [record], "threads": arguments.threads, **machine()}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

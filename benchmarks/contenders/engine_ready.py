@@ -1,0 +1,51 @@
+"""A new process that loads an engine and answers: says when it was ready, and what memory it holds meanwhile.
+
+Not timed by `serve`: the arena's clock starts when the process is already there.
+"""
+
+from __future__ import annotations
+
+import time
+
+START = time.perf_counter()
+
+import json  # noqa: E402 - the clock comes first
+import sys  # noqa: E402
+
+from benchmarks.contenders.serve import anonymous_megabytes  # noqa: E402
+from rag_infer import RagEngine  # noqa: E402
+
+QUESTIONS = (
+    "What is the capital of France?",
+    "Who wrote Hamlet?",
+    "How high is Mount Everest?",
+    "What does a volcano throw out, and where does all of that come from when it does?",
+    "In which year did the Second World War end?",
+)
+# Answers before memory is said to be settled: every length of passage has been met.
+SETTLED = 100
+
+
+def main() -> None:
+    """Print one line of JSON."""
+    given = json.loads(sys.argv[1])
+    imported = time.perf_counter()
+    engine = RagEngine.from_pretrained(
+        given["bundle"],
+        knowledge_base=given["knowledge_base"],
+        threads=given["threads"],
+        passage_cache_mb=given["passage_cache_mb"],
+    )
+    ready = time.perf_counter()
+    report = {"import_s": imported - START, "ready_s": ready - START, "ready_mb": anonymous_megabytes()}
+    for i in range(given["requests"]):
+        settings = ({}, {"num_beams": 3}, {"do_sample": True, "seed": i})[i % 3]
+        engine.generate(f"{QUESTIONS[i % len(QUESTIONS)]} {i // 7}", max_new_tokens=4 + i % 9, **settings)
+        if i + 1 == SETTLED:
+            report["settled_mb"] = anonymous_megabytes()
+    report["end_mb"] = anonymous_megabytes()
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
