@@ -48,9 +48,8 @@ types: setup  ## check types, strictly
 sanitize: setup  ## run the kernel tests under ASan and UBSan
 	$(BIN)/python tests/run_sanitizers.py
 
-bench: setup  ## run the kernel benchmarks
-	$(BIN)/python -m benchmarks.bench_topk
-	$(BIN)/python -m benchmarks.bench_marginalise
+bench: models  ## run the quick benchmarks; `rag-infer bench --all` runs all of them
+	$(BIN)/python -m benchmarks.suite
 
 bench-peers: $(PEERS)/.installed  ## make the environment of the libraries that are compared with
 

@@ -67,8 +67,12 @@ class Process:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"},
         )
-        self.versions: dict[str, str] = self._read()["versions"]
         self.anonymous_mb = 0.0
+        try:
+            self.versions: dict[str, str] = self._read()["versions"]
+        except BaseException:
+            self.close()
+            raise
 
     def run(self) -> tuple[float, Any]:
         """(milliseconds, the answer) of one run."""
@@ -85,13 +89,19 @@ class Process:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process: it stops where its input ends."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._process.stdout.close()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.arena import PEERS_PYTHON, Contender, contest
-from benchmarks.checkpoints import GEOMETRIES, bundle, checkpoint, converted
+from benchmarks.checkpoints import GEOMETRIES, VOCABULARY, bundle, checkpoint, converted
 from benchmarks.report import Comparison, DifferentAnswersError, print_report
 from rag_infer.session import check_threads
 
-FIRST_TOKEN, VOCABULARY = 4, 50265
+# Those before are special.
+FIRST_TOKEN = 4
 
 
-def write_inputs(path: Path, *, n_docs: int, tokens: int, seed: int) -> None:
+def write_inputs(path: Path, *, n_docs: int, tokens: int, seed: int, vocabulary: int = VOCABULARY) -> None:
     """One question's contexts."""
     random = np.random.default_rng(seed)
-    ids = random.integers(FIRST_TOKEN, VOCABULARY, (n_docs, tokens))
+    ids = random.integers(FIRST_TOKEN, vocabulary, (n_docs, tokens))
     doc_scores = np.sort(random.normal(size=(1, n_docs)).astype(np.float32))[:, ::-1].copy()
     np.savez(path, ids=ids, mask=np.ones_like(ids), doc_scores=doc_scores)
 

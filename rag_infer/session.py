@@ -81,6 +81,9 @@ class Session:
         options.intra_op_num_threads = check_threads(threads)
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what goes wrong is raised
+        # To plan which output may lie where another was takes longer, for a thousand nodes, than to load their weights;
+        # the arena hands freed memory out again in any case.
+        options.enable_mem_reuse = False
         # Encoder and generator have a pool each; threads that spin after a run would steal the other's time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = _providers(device)

@@ -12,7 +12,7 @@ from importlib import import_module
 from rag_infer.errors import RagInferError
 from rag_infer.version import __version__
 
-VERBS = ("export", "verify", "index", "search", "ask", "eval", "doctor")
+VERBS = ("export", "verify", "index", "search", "ask", "eval", "bench", "doctor")
 
 MISUSE, FAILURE, INTERRUPTED = 2, 1, 130
 

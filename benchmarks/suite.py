@@ -1,0 +1,104 @@
+"""The whole suite: `rag-infer bench` and `make bench` run it.
+
+Each entry is a script that can be run alone (``python -m benchmarks.bench_...``). With ``--record`` the last line of
+each, a JSON object, is kept in ``benchmarks/results/NAME.json`` and drawn in ``NAME.svg``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+SUITE: Mapping[str, Sequence[str]] = {
+    "topk": ["bench_topk"],
+    "topk-768": ["bench_topk", "--dim", "768"],
+    "marginalise": ["bench_marginalise"],
+    "start": ["bench_start"],
+    "encode": ["bench_encode"],
+    "causal": ["bench_causal"],
+    "rag-token-base": ["bench_rag"],
+    "rag-token-base-greedy": ["bench_rag", "--beams", "1"],
+    "rag-token-base-10-docs": ["bench_rag", "--n-docs", "10", "--repeats", "3"],
+    "rag-token-base-50-docs": ["bench_rag", "--n-docs", "50", "--repeats", "1"],
+    "rag-sequence-base": ["bench_rag", "--strategy", "rag-sequence", "--repeats", "2"],
+    "rag-token-large": ["bench_rag", "--model", "bart-large", "--repeats", "2"],
+}
+# What runs within a minute or two and needs nothing but `make models`.
+DEFAULT = ("topk", "marginalise", "start")
+
+
+def run(name: str, *, record: bool) -> int:
+    """Run one entry, showing what it prints; returns its exit status."""
+    module, *arguments = SUITE[name]
+    print(f"[{name}] python -m benchmarks.{' '.join([module, *arguments])}", flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, flush=True)
+    if done.returncode == 0 and record:
+        keep(name, json.loads(done.stdout.splitlines()[-1]), RESULTS)
+    return done.returncode
+
+
+def keep(name: str, result: Mapping[str, Any], folder: Path) -> None:
+    """Write a result, and a chart of it where it compares contenders."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = {"command": f"python -m benchmarks.{' '.join(SUITE[name])}"}
+    text = json.dumps({**command, **result}, indent=1, sort_keys=True)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    cases = [r for r in result["results"] if "contenders" in r]
+    if cases:
+        draw(cases, folder / f"{name}.svg")
+
+
+def draw(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A bar for each contender's median, case by case."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "rag_infer"  # the same picture for the same numbers
+    from matplotlib import pyplot
+
+    height = 0.6 + 0.35 * sum(len(case["contenders"]) + 1 for case in cases)
+    figure, panels = pyplot.subplots(len(cases), 1, figsize=(8, height), squeeze=False, layout="constrained")
+    for panel, case in zip(panels[:, 0], cases, strict=True):
+        names = list(case["contenders"])
+        medians = [case["contenders"][name]["median_ms"] for name in names]
+        bars = panel.barh(names, medians, color=["#c44e52" if "rag_infer" in n else "#8c8c8c" for n in names])
+        panel.bar_label(bars, labels=[f" {m:,.1f} ms" for m in medians])
+        panel.invert_yaxis()
+        panel.margins(x=0.2)
+        panel.set_title(case["case"], loc="left", fontsize=10)
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the suite, or parts of it."""
+    parser = argparse.ArgumentParser(prog="rag-infer bench", description=__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(SUITE)}; default {', '.join(DEFAULT)}"
+    )
+    parser.add_argument("--all", action="store_true", help="the whole suite, most of an hour")
+    parser.add_argument(
+        "--record", action="store_true", help="keep results and charts in benchmarks/results/"
+    )
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.names if name not in SUITE]
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}: expected of {', '.join(SUITE)}")
+    names = list(SUITE) if arguments.all else arguments.names or list(DEFAULT)
+    failed = [name for name in names if run(name, record=arguments.record) != 0]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

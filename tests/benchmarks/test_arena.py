@@ -1,0 +1,87 @@
+"""The arena, the suite and its records, with contenders that run everywhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import arena, bench_encode, bench_rag, suite
+from benchmarks.arena import Contender, MissingPeersError, Process, contest
+from benchmarks.report import Comparison, DifferentAnswersError
+from rag_infer.cli.main import main
+from tests.seq2seq_checkpoints import write_seq2seq
+
+
+@pytest.fixture
+def contenders(tmp_path: Path) -> list[Contender]:
+    """Transformers and rag_infer on a tiny BART."""
+    from rag_infer.export import export_bundle
+
+    write_seq2seq(tmp_path / "checkpoint", "bart")
+    export_bundle(tmp_path / "bundle", generator=tmp_path / "checkpoint")
+    bench_rag.write_inputs(tmp_path / "inputs.npz", n_docs=3, tokens=9, seed=1, vocabulary=96)
+    given = {
+        "inputs": str(tmp_path / "inputs.npz"),
+        "threads": 1,
+        "generation": {"strategy": "rag-token", "num_beams": 2, "min_length": 6, "max_length": 6},
+    }
+    return [
+        Contender("theirs", "rag_transformers", {**given, "checkpoint": str(tmp_path / "checkpoint")}),
+        Contender("ours", "rag_infer_generator", {**given, "bundle": str(tmp_path / "bundle")}),
+    ]
+
+
+@pytest.mark.slow
+def test_contenders_run_apart_and_give_the_same_tokens(contenders: list[Contender]) -> None:
+    comparison, answers = contest("tiny", contenders, 2)
+    bench_rag.check(answers, "ours", "theirs")
+    assert {name: len(times) for name, times in comparison.milliseconds.items()} == {"theirs": 2, "ours": 2}
+    assert min(comparison.anonymous_mb.values()) > 10
+    assert {"transformers", "torch", "rag_infer"} <= set(comparison.versions)
+    answers["ours"]["tokens"][0][2] += 1
+    with pytest.raises(DifferentAnswersError):
+        bench_rag.check(answers, "ours", "theirs")
+
+
+def test_a_contender_that_dies_is_named() -> None:
+    with pytest.raises(RuntimeError, match="the contender broken ended with status 1"):
+        Process(Contender("broken", "no_such_module", {"threads": 1}))
+
+
+def test_peers_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(arena, "PEERS_PYTHON", tmp_path / "python")
+    with pytest.raises(MissingPeersError, match="make bench-peers"):
+        Process(Contender("peer", "rag_ctranslate2", {"threads": 1}, peer=True))
+
+
+def test_vectors_of_other_passages_are_no_answer() -> None:
+    answers = {"one": [[1.0, 0.0]], "two fp32": [[1.0, 0.001]]}
+    bench_encode.check(answers)
+    with pytest.raises(DifferentAnswersError, match=r"cosine 0\.0000"):
+        bench_encode.check({**answers, "three": [[0.0, 1.0]]})
+
+
+def test_records_and_charts(tmp_path: Path) -> None:
+    comparison = Comparison("case", {"numpy": [4.0, 5.0], "rag_infer": [1.0, 2.0]})
+    contenders = {n: {"median_ms": comparison.median(n)} for n in comparison.milliseconds}
+    result = {"benchmark": "topk", "results": [{"case": "case", "contenders": contenders}], "seed": 0}
+    for _ in range(2):
+        suite.keep("topk", result, tmp_path)
+        chart = (tmp_path / "topk.svg").read_text(encoding="utf-8")
+        assert "4.5 ms" in chart or "rag_infer" in chart
+    kept = json.loads((tmp_path / "topk.json").read_text(encoding="utf-8"))
+    assert kept["command"] == "python -m benchmarks.bench_topk"
+    assert kept["results"] == result["results"]
+
+
+def test_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "no-such"]) == 2
+    assert "unknown benchmark 'no-such': expected of topk" in capfd.readouterr().err
+
+
+def test_every_entry_is_a_script() -> None:
+    for module, *_ in suite.SUITE.values():
+        assert (suite.ROOT / "benchmarks" / f"{module}.py").is_file()
+    assert set(suite.DEFAULT) <= set(suite.SUITE)
