@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import arena, bench_encode, bench_rag, suite
+from benchmarks import arena, bench_encode, bench_rag, suite, table
 from benchmarks.arena import Contender, MissingPeersError, Process, contest
 from benchmarks.report import Comparison, DifferentAnswersError
 from rag_infer.cli.main import main
@@ -85,3 +85,11 @@ def test_every_entry_is_a_script() -> None:
     for module, *_ in suite.SUITE.values():
         assert (suite.ROOT / "benchmarks" / f"{module}.py").is_file()
     assert set(suite.DEFAULT) <= set(suite.SUITE)
+
+
+def test_the_page_shows_what_is_recorded() -> None:
+    page = table.README.read_text(encoding="utf-8")
+    assert table.updated(page, table.render(suite.RESULTS)) == page, "run python -m benchmarks.table"
+    for path in suite.RESULTS.glob("*.json"):
+        assert path.stem in suite.SUITE
+        assert f"### {path.stem}" in page
