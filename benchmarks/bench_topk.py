@@ -1,5 +1,7 @@
 """How long does exact search over float32 vectors take, against a matrix product and `numpy.argpartition`?
 
+"int8, certified" is `_kernels.topk_int8`, which reads the vectors as int8 and gives the same result bit for bit.
+
 numpy's product runs on as many threads as its BLAS chooses (OPENBLAS_NUM_THREADS), the kernel on ``--threads``.
 """
 
@@ -18,6 +20,8 @@ from rag_infer import _kernels
 # Scores are sums of about 400 products near 1, each side rounding in its own order.
 SCORE_TOLERANCE = 1e-4
 
+Quantised = tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
 
 def numpy_topk(
     vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int
@@ -30,22 +34,33 @@ def numpy_topk(
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def check(vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int) -> None:
-    """Raise unless both sides find the same scores."""
-    found, _ = _kernels.topk(vectors, queries, k, threads=threads)
+def check(
+    quantised: Quantised, vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int
+) -> None:
+    """Raise unless all sides find the same scores, and both kernels the same to the last bit."""
+    found, rows = _kernels.topk(vectors, queries, k, threads=threads)
     expected, _ = numpy_topk(vectors, queries, k)
     np.testing.assert_allclose(found, expected, rtol=0, atol=SCORE_TOLERANCE)
+    certified, certified_rows, _ = _kernels.topk_int8(*quantised, vectors, queries, k, threads=threads)
+    np.testing.assert_array_equal(certified, found)
+    np.testing.assert_array_equal(certified_rows, rows)
 
 
 def compare(
-    vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int, repeats: int
+    quantised: Quantised,
+    vectors: NDArray[np.float32],
+    queries: NDArray[np.float32],
+    k: int,
+    threads: int,
+    repeats: int,
 ) -> Comparison:
     """Check, then time."""
-    check(vectors, queries, k, threads)
+    check(quantised, vectors, queries, k, threads)
     rows, dim = vectors.shape
     contenders = {
         "numpy": lambda: numpy_topk(vectors, queries, k),
         "_kernels.topk": lambda: _kernels.topk(vectors, queries, k, threads=threads),
+        "int8, certified": lambda: _kernels.topk_int8(*quantised, vectors, queries, k, threads=threads),
     }
     return interleave(f"{len(queries)} queries, {rows} x {dim}, k={k}", contenders, repeats, pause_s=0.1)
 
@@ -66,8 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.rows, arguments.repeats = 2_000, 2
     random = np.random.default_rng(arguments.seed)
     vectors = random.standard_normal((arguments.rows, arguments.dim), dtype=np.float32)
+    quantised = _kernels.quantise_rows(vectors, threads=arguments.threads)
     comparisons = [
         compare(
+            quantised,
             vectors,
             random.standard_normal((count, arguments.dim), dtype=np.float32),
             arguments.k,

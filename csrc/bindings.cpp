@@ -7,13 +7,16 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "arguments.hpp"
 #include "docstrings.hpp"
 #include "instruction_level.hpp"
 #include "marginalise.hpp"
+#include "quantise.hpp"
 #include "topk.hpp"
+#include "topk_int8.hpp"
 
 namespace py = pybind11;
 namespace docstrings = rag_infer::docstrings;
@@ -23,6 +26,7 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 using Tokens = py::array_t<std::int64_t, py::array::c_style>;
+using Codes = py::array_t<std::int8_t, py::array::c_style>;
 using Flags = py::array_t<bool, py::array::c_style>;
 
 std::string shape_of(const py::array& array) {
@@ -55,8 +59,7 @@ void check_same(const char* what, const char* one, const py::array& a, int axis_
     }
 }
 
-std::pair<Floats, Tokens> topk(const Floats& vectors, const Floats& queries, std::int64_t k,
-                               const std::optional<Flags>& mask, std::int64_t threads) {
+void check_search(const Floats& vectors, const Floats& queries, const std::optional<Flags>& mask) {
     check_array("vectors", vectors, "[rows, dim]", 2);
     check_array("queries", queries, "[queries, dim]", 2);
     check_same("dim", "vectors", vectors, 1, "queries", queries, 1);
@@ -64,6 +67,11 @@ std::pair<Floats, Tokens> topk(const Floats& vectors, const Floats& queries, std
         check_array("mask", *mask, "[rows]", 1);
         check_same("rows", "vectors", vectors, 0, "mask", *mask, 0);
     }
+}
+
+std::pair<Floats, Tokens> topk(const Floats& vectors, const Floats& queries, std::int64_t k,
+                               const std::optional<Flags>& mask, std::int64_t threads) {
+    check_search(vectors, queries, mask);
     const std::size_t wanted = rag_infer::at_least_one("k", k);
     const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
     Floats scores({queries.shape(0), static_cast<py::ssize_t>(k)});
@@ -76,6 +84,62 @@ std::pair<Floats, Tokens> topk(const Floats& vectors, const Floats& queries, std
                         wanted, mask ? mask->data() : nullptr, num_threads, scores_data, rows_data);
     }
     return {std::move(scores), std::move(rows)};
+}
+
+std::tuple<Codes, Floats, Floats, Floats> quantise_rows(const Floats& vectors, std::int64_t threads) {
+    check_array("vectors", vectors, "[rows, dim]", 2);
+    const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
+    Codes codes({vectors.shape(0), vectors.shape(1)});
+    Floats scales(vectors.shape(0));
+    Floats errors(vectors.shape(0));
+    Floats norms(vectors.shape(0));
+    std::int8_t* const codes_data = codes.mutable_data();
+    float* const scales_data = scales.mutable_data();
+    float* const errors_data = errors.mutable_data();
+    float* const norms_data = norms.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        rag_infer::quantise_rows(vectors.data(), size(vectors, 0), size(vectors, 1), num_threads, codes_data,
+                                 scales_data, errors_data, norms_data);
+    }
+    return {std::move(codes), std::move(scales), std::move(errors), std::move(norms)};
+}
+
+void check_quantised(const Codes& codes, const Floats& scales, const Floats& errors, const Floats& norms,
+                     const Floats& vectors) {
+    check_array("codes", codes, "[rows, dim]", 2);
+    check_same("rows", "vectors", vectors, 0, "codes", codes, 0);
+    check_same("dim", "vectors", vectors, 1, "codes", codes, 1);
+    const std::pair<const char*, const Floats&> of_rows[] = {
+        {"scales", scales}, {"errors", errors}, {"norms", norms}};
+    for (const auto& [name, array] : of_rows) {
+        check_array(name, array, "[rows]", 1);
+        check_same("rows", "vectors", vectors, 0, name, array, 0);
+    }
+}
+
+std::tuple<Floats, Tokens, Tokens> topk_int8(const Codes& codes, const Floats& scales, const Floats& errors,
+                                             const Floats& norms, const Floats& vectors,
+                                             const Floats& queries, std::int64_t k,
+                                             const std::optional<Flags>& mask, std::int64_t threads) {
+    check_search(vectors, queries, mask);
+    check_quantised(codes, scales, errors, norms, vectors);
+    const std::size_t wanted = rag_infer::at_least_one("k", k);
+    const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
+    Floats scores({queries.shape(0), static_cast<py::ssize_t>(k)});
+    Tokens rows({queries.shape(0), static_cast<py::ssize_t>(k)});
+    Tokens rescored(queries.shape(0));
+    float* const scores_data = scores.mutable_data();
+    std::int64_t* const rows_data = rows.mutable_data();
+    std::int64_t* const rescored_data = rescored.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        rag_infer::topk_int8({codes.data(), scales.data(), errors.data(), norms.data()}, vectors.data(),
+                             size(vectors, 0), queries.data(), size(queries, 0), size(vectors, 1), wanted,
+                             mask ? mask->data() : nullptr, num_threads, scores_data, rows_data,
+                             rescored_data);
+    }
+    return {std::move(scores), std::move(rows), std::move(rescored)};
 }
 
 rag_infer::Marginaliser marginaliser(const Floats& logits, const Floats& log_priors, std::int64_t threads) {
@@ -154,6 +218,12 @@ PYBIND11_MODULE(_kernels, module) {
     rag_infer::set_level_from_environment();  // a bad name becomes an ImportError
     module.def("topk", &topk, docstrings::kTopkDoc, "vectors"_a.noconvert(), "queries"_a.noconvert(),
                "k"_a.noconvert(), py::kw_only(), "mask"_a.noconvert() = py::none(),
+               "threads"_a.noconvert() = 1);
+    module.def("quantise_rows", &quantise_rows, docstrings::kQuantiseRowsDoc, "vectors"_a.noconvert(),
+               py::kw_only(), "threads"_a.noconvert() = 1);
+    module.def("topk_int8", &topk_int8, docstrings::kTopkInt8Doc, "codes"_a.noconvert(),
+               "scales"_a.noconvert(), "errors"_a.noconvert(), "norms"_a.noconvert(), "vectors"_a.noconvert(),
+               "queries"_a.noconvert(), "k"_a.noconvert(), py::kw_only(), "mask"_a.noconvert() = py::none(),
                "threads"_a.noconvert() = 1);
     module.def("marginalise_topk", &marginalise_topk, docstrings::kMarginaliseTopkDoc, "logits"_a.noconvert(),
                "log_priors"_a.noconvert(), "k"_a.noconvert(), py::kw_only(), "threads"_a.noconvert() = 1);

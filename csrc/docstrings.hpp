@@ -28,6 +28,60 @@ Raises:
 >>> scores.tolist(), rows.tolist()
 ([[3.0, 1.0]], [[2, 0]]))";
 
+constexpr const char* kQuantiseRowsDoc =
+    R"(Rows as int8, each with its scale and with what topk_int8 needs to be exact.
+
+scale = max |v| / 127, codes = v / scale to the nearest, so v = scale * codes + remainder.
+
+Args:
+    vectors: float32 [n, dim], C order.
+    threads: at least 1; the result does not depend on it.
+
+Returns:
+    (codes int8 [n, dim], scales float32 [n], errors float32 [n], norms float32 [n]). errors are at least the
+    Euclidean length of the remainder, norms at least that of scale * codes: computed in float64, rounded up.
+    A row of zeros has scale 0. A row with NaN or an infinity, or longer than 1e18, has error plus infinity and
+    zeros otherwise: topk_int8 always looks at the row itself.
+
+Raises:
+    TypeError: another dtype or memory order (arrays are refused, not converted).
+    ValueError: vectors that are not two-dimensional, threads below 1.
+
+>>> import numpy as np
+>>> codes, scales, errors, norms = quantise_rows(np.array([[127, -64], [0, 0]], dtype=np.float32))
+>>> codes.tolist(), scales.tolist(), errors.tolist()
+([[127, -64], [0, 0]], [1.0, 0.0], [0.0, 0.0]))";
+
+constexpr const char* kTopkInt8Doc =
+    R"(Exactly what topk returns, from a pass over the int8 codes: a quarter of the memory traffic.
+
+The difference between a row's score and its estimate from the codes is bounded (Cauchy-Schwarz, by errors and
+norms, and float32 rounding). Rows whose upper bound is below the k-th best lower bound cannot be among the k
+best; all others are scored from vectors as topk does. If the arrays are not those that quantise_rows made of the
+same vectors, best rows may be missed.
+
+Args:
+    codes, scales, errors, norms: of quantise_rows(vectors).
+    vectors: float32 [n, dim], C order; may be a memory map, few rows are read.
+    queries: float32 [q, dim], C order. One with NaN or an infinity, or longer than 1e18, is searched by topk.
+    k: how many rows per query, at least 1.
+    mask: bool [n]; rows where it is false are left out.
+    threads: at least 1; the result does not depend on it.
+
+Returns:
+    (scores float32 [q, k], rows int64 [q, k], rescored int64 [q]): scores and rows as topk, bit for bit, and how
+    many rows were scored from vectors.
+
+Raises:
+    TypeError: another dtype or memory order (arrays are refused, not converted).
+    ValueError: shapes that do not fit, k or threads below 1.
+
+>>> import numpy as np
+>>> vectors = np.array([[1, 0], [0, 2], [3, 0], [0, 1]], dtype=np.float32)
+>>> scores, rows, rescored = topk_int8(*quantise_rows(vectors), vectors, np.array([[1, 0]], dtype=np.float32), 2)
+>>> scores.tolist(), rows.tolist(), rescored.tolist()
+([[3.0, 1.0]], [[2, 0]], [2]))";
+
 constexpr const char* kMarginaliseTopkDoc =
     R"(The k most probable tokens of the mixture over passages, for each beam.
 

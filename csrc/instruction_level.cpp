@@ -43,7 +43,9 @@ std::vector<Level> available_levels() {
     std::vector<Level> levels;
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f")) levels.push_back(Level::avx512);
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
+        levels.push_back(Level::avx512);
+    }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(Level::avx2);
 #elif defined(__aarch64__)
     levels.push_back(Level::neon);  // part of the architecture's baseline

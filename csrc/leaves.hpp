@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace rag_infer {
 
@@ -32,6 +33,12 @@ struct Leaves {
     /// every query.
     void (*inner_products)(const float* const* rows, std::size_t num_rows, const float* queries,
                            std::size_t num_queries, std::size_t dim, float* scores);
+
+    /// dots[query * num_rows + row] = rows[row] . queries[query] in integers, the same at every level. For
+    /// each query 128 times the sum of its absolute values is below 2^31: then nothing overflows.
+    void (*integer_products)(const std::int8_t* const* rows, std::size_t num_rows,
+                             const std::int16_t* queries, std::size_t num_queries, std::size_t dim,
+                             std::int32_t* dots);
 
     RowNormaliser (*row_normaliser)(const float* logits, std::size_t vocab);
 

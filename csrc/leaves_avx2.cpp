@@ -3,6 +3,8 @@
 #define RAG_INFER_TARGET __attribute__((target("avx2,fma")))
 
 #include "inner_products.hpp"
+#include "integer_products.hpp"
+#include "integers_avx2.hpp"
 #include "leaves.hpp"
 #include "marginal.hpp"
 #include "vector_avx2.hpp"
@@ -10,8 +12,9 @@
 namespace rag_infer {
 
 const Leaves& avx2_leaves() {
-    static constexpr Leaves kLeaves = {inner_products<Avx2Vector>, row_normaliser<Avx2Vector>,
-                                       marginal_log_probs<Avx2Vector>, next_candidates<Avx2Vector>};
+    static constexpr Leaves kLeaves = {inner_products<Avx2Vector>, integer_products<Avx2Integers>,
+                                       row_normaliser<Avx2Vector>, marginal_log_probs<Avx2Vector>,
+                                       next_candidates<Avx2Vector>};
     return kLeaves;
 }
 

@@ -7,9 +7,11 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#define RAG_INFER_TARGET __attribute__((target("avx512f")))
+#define RAG_INFER_TARGET __attribute__((target("avx512f,avx512bw")))
 
 #include "inner_products.hpp"
+#include "integer_products.hpp"
+#include "integers_avx512.hpp"
 #include "leaves.hpp"
 #include "marginal.hpp"
 #include "vector_avx512.hpp"
@@ -17,8 +19,9 @@
 namespace rag_infer {
 
 const Leaves& avx512_leaves() {
-    static constexpr Leaves kLeaves = {inner_products<Avx512Vector>, row_normaliser<Avx512Vector>,
-                                       marginal_log_probs<Avx512Vector>, next_candidates<Avx512Vector>};
+    static constexpr Leaves kLeaves = {inner_products<Avx512Vector>, integer_products<Avx512Integers>,
+                                       row_normaliser<Avx512Vector>, marginal_log_probs<Avx512Vector>,
+                                       next_candidates<Avx512Vector>};
     return kLeaves;
 }
 

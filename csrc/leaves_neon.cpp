@@ -3,6 +3,8 @@
 #define RAG_INFER_TARGET
 
 #include "inner_products.hpp"
+#include "integer_products.hpp"
+#include "integers_neon.hpp"
 #include "leaves.hpp"
 #include "marginal.hpp"
 #include "vector_neon.hpp"
@@ -10,8 +12,9 @@
 namespace rag_infer {
 
 const Leaves& neon_leaves() {
-    static constexpr Leaves kLeaves = {inner_products<NeonVector>, row_normaliser<NeonVector>,
-                                       marginal_log_probs<NeonVector>, next_candidates<NeonVector>};
+    static constexpr Leaves kLeaves = {inner_products<NeonVector>, integer_products<NeonIntegers>,
+                                       row_normaliser<NeonVector>, marginal_log_probs<NeonVector>,
+                                       next_candidates<NeonVector>};
     return kLeaves;
 }
 

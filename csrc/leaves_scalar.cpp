@@ -1,6 +1,8 @@
 #define RAG_INFER_TARGET
 
 #include "inner_products.hpp"
+#include "integer_products.hpp"
+#include "integers_scalar.hpp"
 #include "leaves.hpp"
 #include "marginal.hpp"
 #include "vector_scalar.hpp"
@@ -8,8 +10,9 @@
 namespace rag_infer {
 
 const Leaves& scalar_leaves() {
-    static constexpr Leaves kLeaves = {inner_products<ScalarVector>, row_normaliser<ScalarVector>,
-                                       marginal_log_probs<ScalarVector>, next_candidates<ScalarVector>};
+    static constexpr Leaves kLeaves = {inner_products<ScalarVector>, integer_products<ScalarIntegers>,
+                                       row_normaliser<ScalarVector>, marginal_log_probs<ScalarVector>,
+                                       next_candidates<ScalarVector>};
     return kLeaves;
 }
 

@@ -71,6 +71,25 @@ def topk(
     return topk_of(inner_products(vectors, queries), k, mask)
 
 
+def int8_bounds(
+    codes: NDArray[np.int8], scales: Floats, errors: Floats, norms: Floats, queries: Floats
+) -> tuple[Float64s, Float64s]:
+    """Estimates of all scores and how far they may be off, float64 ``[queries, rows]``: see csrc/topk_int8.hpp."""
+    dim = codes.shape[1]
+    wanted = queries.astype(np.float64)
+    steps = np.abs(wanted).max(axis=1, initial=0.0) / min(32767, (2**31 - 1) // (128 * max(dim, 1)))
+    integers = np.rint(wanted / np.where(steps > 0, steps, 1.0)[:, None])
+    products = integers @ codes.T.astype(np.float64)
+    assert np.abs(integers).sum(axis=1).max(initial=0.0) * 128 < 2**31
+    estimates = products * steps[:, None] * scales.astype(np.float64)
+    norm = np.linalg.norm(wanted, axis=1)
+    remainder = np.linalg.norm(wanted - steps[:, None] * integers, axis=1)
+    rounding = (dim + 16) * 2.0**-23 * norm
+    bounds = np.outer(norm + rounding, errors.astype(np.float64))
+    bounds += np.outer(remainder + rounding, norms.astype(np.float64)) + (dim + 16) * 2.0**-149
+    return estimates, bounds
+
+
 def log_sum_exp(values: Float64s, axis: int) -> Float64s:
     """Minus infinity where all terms are, or where there are none."""
     largest = values.max(axis=axis, keepdims=True, initial=-np.inf)

@@ -17,7 +17,7 @@ TYPES = {
     "scalar": ("ScalarVector", ""),
     "neon": ("NeonVector", ""),
     "avx2": ("Avx2Vector", '__attribute__((target("avx2,fma")))'),
-    "avx512": ("Avx512Vector", '__attribute__((target("avx512f")))'),
+    "avx512": ("Avx512Vector", '__attribute__((target("avx512f,avx512bw")))'),
 }
 
 
