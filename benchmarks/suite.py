@@ -95,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown benchmark {unknown[0]!r}: expected of {', '.join(SUITE)}")
     names = list(SUITE) if arguments.all else arguments.names or list(DEFAULT)
     failed = [name for name in names if run(name, record=arguments.record) != 0]
+    if arguments.record:
+        from benchmarks import table  # which reads this module's list
+
+        table.main()
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
