@@ -19,6 +19,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SUITE: Mapping[str, Sequence[str]] = {
     "topk": ["bench_topk"],
     "topk-768": ["bench_topk", "--dim", "768"],
+    "flat": ["bench_flat"],
     "marginalise": ["bench_marginalise"],
     "start": ["bench_start"],
     "encode": ["bench_encode"],
