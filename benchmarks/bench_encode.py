@@ -61,7 +61,7 @@ def check(answers: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--passages", type=int, default=1000)
+    parser.add_argument("--passages", type=int, default=400)
     parser.add_argument("--threads", type=int, default=check_threads(None))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
