@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,11 @@ _IDENTITY_GRAPH = (
 )
 
 
+# Held while standard output or ONNX Runtime's logger is another: two sessions that load at once would each put back
+# what the other had set.
+_PROCESS_WIDE = threading.RLock()
+
+
 @contextlib.contextmanager
 def _unlogged(device: str) -> Iterator[None]:
     """Keep ONNX Runtime from logging, while a provider is loaded, what `_demand` then tells in an error."""
@@ -152,11 +158,12 @@ def _unlogged(device: str) -> Iterator[None]:
     if device == "cpu":
         yield
         return
-    onnxruntime.set_default_logger_severity(4)
-    try:
-        yield
-    finally:
-        onnxruntime.set_default_logger_severity(2)  # its default: there is no way to read what it was
+    with _PROCESS_WIDE:
+        onnxruntime.set_default_logger_severity(4)
+        try:
+            yield
+        finally:
+            onnxruntime.set_default_logger_severity(2)  # its default: there is no way to read what it was
 
 
 def _demand(session: Any, device: str) -> None:
@@ -181,7 +188,8 @@ def _providers(device: str) -> list[Any]:
             f"device {device!r} asked for, but this onnxruntime has only "
             f"{onnxruntime.get_available_providers()}: install onnxruntime-gpu"
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find; the check below tells
+    # It prints what it does not find; `_demand` tells.
+    with _PROCESS_WIDE, contextlib.redirect_stdout(io.StringIO()):
         onnxruntime.preload_dlls()
     settings = {"device_id": int(match[1] or 0), "arena_extend_strategy": "kSameAsRequested"}
     return [("CUDAExecutionProvider", settings), "CPUExecutionProvider"]
