@@ -58,12 +58,13 @@ class NextTokens:
     def best(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k best tokens of each beam: (scores float32, tokens int64), both ``[beams, k]``."""
         k = min(k, self._logits.shape[2])
-        if not self._processors:
-            return marginalise.top_tokens(self._logits, self._priors, k, threads=self._threads)
         touched = [touched_tokens(self._processors, tokens) for tokens in self._sequences]
         few = [t for t in touched if t is not None and len(t) <= MANY_TOUCHED]
-        if self._per_passage or len(few) < len(touched):
+        # Scores of a passage alone are logits where there is a constraint, whether it has anything to say or not.
+        if len(few) < len(touched) or (self._per_passage and self._processors):
             return _largest(self.scores(), k)
+        if not any(few):
+            return marginalise.top_tokens(self._logits, self._priors, k, threads=self._threads)
         return self._best_of_few(k, few)
 
     def _best_of_few(
@@ -77,7 +78,7 @@ class NextTokens:
         )
         # Each beam has tokens of its own; one that is named twice has the same score twice.
         named = [sorted(t) or [0] for t in touched]
-        asked = np.array([(t * (more + 1))[: more + 1] for t in named], dtype=np.int64)
+        asked = np.array([(t * more)[:more] for t in named], dtype=np.int64)
         known, _ = marginalise.token_posterior(self._logits, self._priors, asked, threads=self._threads)
         scores = np.full((beams, k), -np.inf, dtype=np.float32)
         best = np.zeros((beams, k), dtype=np.int64)

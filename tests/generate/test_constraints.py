@@ -124,6 +124,27 @@ def test_looking_at_few_tokens_finds_what_looking_at_all_finds(
     np.testing.assert_array_equal(few[1][possible], tokens[possible])
 
 
+def test_a_constraint_with_nothing_to_say_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is past its shortest length and its suppressed beginning: the kernel's best tokens are the best."""
+    chosen = processors(
+        GenerationConfig(min_length=2, begin_suppress_tokens=[4], max_length=9),
+        eos_token_ids=[EOS],
+        vocab_size=40,
+    )
+    logits = np.random.default_rng(3).normal(size=(2, 1, 40)).astype(np.float32)
+    priors = np.log(np.array([0.4, 0.6], dtype=np.float32))
+    asked: list[int] = []
+    gather = candidates.marginalise.token_posterior
+    monkeypatch.setattr(
+        candidates.marginalise, "token_posterior", lambda *a, **k: asked.append(1) or gather(*a, **k)
+    )
+    for length, gathers in ((0, 1), (1, 2), (2, 2), (3, 2)):
+        found = NextTokens(logits, priors, [(5,) * length], chosen).best(4)
+        assert len(asked) == gathers
+    for part, same in zip(found, candidates.marginalise.top_tokens(logits, priors, 4), strict=True):
+        np.testing.assert_array_equal(part, same)
+
+
 def test_forced_tokens() -> None:
     config = GenerationConfig(forced_bos_token_id=4, forced_eos_token_id=EOS, max_new_tokens=3)
     chosen = processors(config, eos_token_ids=[EOS], vocab_size=VOCAB)
