@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rag_infer import GenerationConfig
+from rag_infer import GenerationConfig, Generator
 from rag_infer.errors import GenerationError
 from tests.generate.conftest import MAX_POSITIONS, Arrays, TinyRag, arrays, random_contexts
 from tests.tiny_llama import PAD, VOCAB
@@ -114,3 +114,18 @@ def test_answers_longer_than_the_positions(tiny: TinyRag) -> None:
         tiny.generator.generate_from_contexts(*given, config=config)
     with pytest.raises(GenerationError, match=f"{MAX_POSITIONS} positions"):
         tiny.generator.score(*given, np.full((1, 30), 7))
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (-1, ValueError, "passage_cache_mb must be at least 0, got -1"),
+        (1.5, TypeError, "passage_cache_mb must be a whole number, got 1.5"),
+        (True, TypeError, "passage_cache_mb must be a whole number, got True"),
+    ],
+)
+def test_bad_sizes_of_the_passage_cache(
+    tiny: TinyRag, size: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Generator.from_pretrained(tiny.folder, passage_cache_mb=size)
