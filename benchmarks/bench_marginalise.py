@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import Comparison, interleave, print_report
+from benchmarks.report import Comparison, check_close, interleave, print_report
+from benchmarks.script import script
 from rag_infer import _kernels
 
 Floats = NDArray[np.float32]
@@ -48,15 +49,15 @@ def largest(values: Floats, k: int) -> tuple[Floats, Tokens]:
 
 
 def check(logits: Floats, log_priors: Floats, k: int) -> None:
-    """Raise unless all ways give the same log-probabilities."""
+    """Raise `DifferentAnswersError` unless all ways give the same log-probabilities."""
     expected = numpy_log_probs(logits, log_priors)
     full = _kernels.marginalise_log_probs(logits, log_priors)
-    np.testing.assert_allclose(full, expected, rtol=0, atol=LOG_PROB_TOLERANCE)
+    check_close("marginalise_log_probs", full, expected, tolerance=LOG_PROB_TOLERANCE)
     best, _ = largest(expected, k)
     linear, _ = largest(numpy_linear_probs(logits, log_priors), k)
     found, _ = _kernels.marginalise_topk(logits, log_priors, k)
-    np.testing.assert_allclose(np.log(linear), best, rtol=0, atol=LOG_PROB_TOLERANCE)
-    np.testing.assert_allclose(found, best, rtol=0, atol=LOG_PROB_TOLERANCE)
+    check_close("numpy, linear", np.log(linear), best, tolerance=LOG_PROB_TOLERANCE)
+    check_close("marginalise_topk", found, best, tolerance=LOG_PROB_TOLERANCE)
 
 
 def compare(logits: Floats, log_priors: Floats, k: int, threads: int, repeats: int) -> list[Comparison]:
@@ -103,4 +104,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

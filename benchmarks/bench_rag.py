@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.arena import PEERS_PYTHON, Contender, contest
 from benchmarks.checkpoints import GEOMETRIES, VOCABULARY, bundle, checkpoint, converted
 from benchmarks.report import Comparison, DifferentAnswersError, print_report
+from benchmarks.script import script
 from rag_infer.session import check_threads
 
 # Those before are special.
@@ -83,4 +84,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

@@ -14,24 +14,26 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.arena import ROOT
-from benchmarks.checkpoints import cache_folder
+from benchmarks.arena import ROOT, ended
+from benchmarks.checkpoints import demo_file
 from benchmarks.report import machine
+from benchmarks.script import script
 from rag_infer.session import check_threads
 
 
 def start(requests: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """What one new process reports."""
-    demo = cache_folder() / "demo"
     given = {
-        "bundle": str(demo / "bundle"),
-        "knowledge_base": str(demo / "kb"),
+        "bundle": str(demo_file("bundle")),
+        "knowledge_base": str(demo_file("kb")),
         "threads": arguments.threads,
         "requests": requests,
         "passage_cache_mb": arguments.passage_cache_mb,
     }
     command = [sys.executable, "-m", "benchmarks.contenders.engine_ready", json.dumps(given)]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ended("the engine's process", done.returncode, done.stderr)
     report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return report
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     start(0, arguments)
     starts = [start(0, arguments) for _ in range(arguments.repeats)]
-    weights = sum(f.stat().st_size for f in (cache_folder() / "demo" / "bundle").rglob("*.data")) / 2**20
+    weights = sum(f.stat().st_size for f in demo_file("bundle").rglob("*.data")) / 2**20
     ready = statistics.median(s["ready_s"] for s in starts)
     imported = statistics.median(s["import_s"] for s in starts)
     private = statistics.median(s["ready_mb"] for s in starts)
@@ -74,4 +76,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

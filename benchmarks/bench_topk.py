@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.report import Comparison, interleave, print_report
+from benchmarks.report import Comparison, check_close, interleave, print_report
+from benchmarks.script import script
 from rag_infer import _kernels
 
 # Scores are sums of about 400 products near 1, each side rounding in its own order.
@@ -37,13 +38,13 @@ def numpy_topk(
 def check(
     quantised: Quantised, vectors: NDArray[np.float32], queries: NDArray[np.float32], k: int, threads: int
 ) -> None:
-    """Raise unless all sides find the same scores, and both kernels the same to the last bit."""
+    """Raise `DifferentAnswersError` unless all find the same scores, both kernels the same to the last bit."""
     found, rows = _kernels.topk(vectors, queries, k, threads=threads)
     expected, _ = numpy_topk(vectors, queries, k)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=SCORE_TOLERANCE)
+    check_close("_kernels.topk", found, expected, tolerance=SCORE_TOLERANCE)
     certified, certified_rows, _ = _kernels.topk_int8(*quantised, vectors, queries, k, threads=threads)
-    np.testing.assert_array_equal(certified, found)
-    np.testing.assert_array_equal(certified_rows, rows)
+    check_close("topk_int8's scores", certified, found)
+    check_close("topk_int8's rows", certified_rows, rows)
 
 
 def compare(
@@ -98,4 +99,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(script(main))

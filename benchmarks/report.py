@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rag_infer import _kernels
 from rag_infer.version import __version__
 
+Array = NDArray[Any]
 
-class DifferentAnswersError(Exception):
+
+class BenchmarkError(Exception):
+    """Base of all errors that stop a benchmark; the message says what to do, where something can be done."""
+
+
+class DifferentAnswersError(BenchmarkError):
     """The contenders do not do the same work."""
 
 
@@ -68,6 +75,19 @@ def interleave(
             if turn:
                 milliseconds[name].append((time.perf_counter() - start) * 1e3)
     return Comparison(case, milliseconds)
+
+
+def check_close(what: str, found: Array, expected: Array, *, tolerance: float = 0.0) -> None:
+    """Raise `DifferentAnswersError` unless two arrays have one shape and are equal within an absolute tolerance."""
+    if found.shape != expected.shape:
+        raise DifferentAnswersError(f"{what}: shape {found.shape}, expected {expected.shape}")
+    wrong = ~np.isclose(found, expected, rtol=0, atol=tolerance)
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise DifferentAnswersError(
+            f"{what}: {wrong.sum()} of {wrong.size} differ by more than {tolerance}, "
+            f"the first at {where}: {found[where]}, expected {expected[where]}"
+        )
 
 
 def print_report(benchmark: str, comparisons: Sequence[Comparison], *, seed: int, threads: int) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import arena, bench_encode, bench_rag, suite, table
-from benchmarks.arena import Contender, MissingPeersError, Process, contest
+from benchmarks import bench_encode, bench_rag, suite, table
+from benchmarks.arena import Contender, contest
 from benchmarks.report import Comparison, DifferentAnswersError
 from rag_infer.cli.main import main
 from tests.seq2seq_checkpoints import write_seq2seq
@@ -43,17 +43,6 @@ def test_contenders_run_apart_and_give_the_same_tokens(contenders: list[Contende
     answers["ours"]["tokens"][0][2] += 1
     with pytest.raises(DifferentAnswersError):
         bench_rag.check(answers, "ours", "theirs")
-
-
-def test_a_contender_that_dies_is_named() -> None:
-    with pytest.raises(RuntimeError, match="the contender broken ended with status 1"):
-        Process(Contender("broken", "no_such_module", {"threads": 1}))
-
-
-def test_peers_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(arena, "PEERS_PYTHON", tmp_path / "python")
-    with pytest.raises(MissingPeersError, match="make bench-peers"):
-        Process(Contender("peer", "rag_ctranslate2", {"threads": 1}, peer=True))
 
 
 def test_vectors_of_other_passages_are_no_answer() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bench_marginalise, bench_topk
-from benchmarks.report import Comparison, interleave
+from benchmarks.report import Comparison, DifferentAnswersError, interleave
 
 
 @pytest.mark.parametrize("benchmark", [bench_topk, bench_marginalise], ids=["topk", "marginalise"])
@@ -44,5 +44,5 @@ def test_a_wrong_answer_stops_the_benchmark(monkeypatch):
     priors = np.log(np.array([0.5, 0.5], dtype=np.float32))
     bench_marginalise.check(logits, priors, 3)
     monkeypatch.setattr(bench_marginalise, "numpy_log_probs", lambda logits, priors: logits[0])
-    with pytest.raises(AssertionError):
+    with pytest.raises(DifferentAnswersError, match="marginalise_log_probs"):
         bench_marginalise.check(logits, priors, 3)
