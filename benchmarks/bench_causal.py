@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.arena import Contender, contest
 from benchmarks.checkpoints import demo_bundle, demo_gguf
+from benchmarks.options import add_contexts, positive, timing_parser
 from benchmarks.report import Comparison, DifferentAnswersError, print_report
 from benchmarks.script import script
-from rag_infer.session import check_threads
 
 FIRST_TOKEN, VOCABULARY = 50, 49152
 CACHE_MB = 256
@@ -64,15 +64,17 @@ def run_case(arguments: argparse.Namespace, tokens: int, folder: Path) -> Compar
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n-docs", type=int, default=5)
-    parser.add_argument("--context", type=int, default=200, help="tokens of passage and question")
-    parser.add_argument("--question", type=int, default=24, help="tokens of the question among them")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[32, 1], help="tokens to generate, by case")
-    parser.add_argument("--threads", type=int, default=check_threads(None))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = timing_parser(__doc__, repeats=5)
+    add_contexts(parser)
+    parser.add_argument("--question", type=positive, default=24, help="tokens of the question among them")
+    parser.add_argument(
+        "--tokens", type=positive, nargs="+", default=[32, 1], help="tokens to generate, by case"
+    )
     arguments = parser.parse_args(argv)
+    if arguments.question >= arguments.context:
+        parser.error(
+            f"argument --question: {arguments.question} leaves no passage in --context, {arguments.context}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [run_case(arguments, tokens, Path(folder)) for tokens in arguments.tokens]
     print_report("causal", comparisons, seed=arguments.seed, threads=arguments.threads)

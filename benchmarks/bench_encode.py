@@ -6,7 +6,6 @@ its tolerance, before anything is timed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -18,9 +17,9 @@ import numpy as np
 
 from benchmarks.arena import PEERS_PYTHON, Contender, contest
 from benchmarks.checkpoints import cache_folder, convert, demo_bundle, demo_encoder, demo_file, made
-from benchmarks.report import DifferentAnswersError, print_report
+from benchmarks.options import positive, timing_parser
+from benchmarks.report import BenchmarkError, DifferentAnswersError, print_report
 from benchmarks.script import script
-from rag_infer.session import check_threads
 
 MAX_CHARACTERS = 400
 # Smallest cosine between vectors of the same passage.
@@ -28,8 +27,15 @@ SAME_DIRECTION = {"fp32": 0.9999, "int8": 0.95}
 
 
 def passages(count: int, seed: int) -> list[str]:
-    """Articles drawn from the demo's corpus: title and text, cut so that every contender's limit of tokens holds it."""
+    """Articles drawn from the demo's corpus: title and text, cut so that every contender's limit of tokens holds it.
+
+    Raises:
+        MissingModelsError: there is no corpus.
+        BenchmarkError: it has fewer articles.
+    """
     lines = demo_file("corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    if count > len(lines):
+        raise BenchmarkError(f"--passages {count}: the demo's corpus has no more than {len(lines)}")
     drawn = np.random.default_rng(seed).permutation(len(lines))[:count]
     records = [json.loads(lines[i]) for i in drawn]
     return [f"{record['title']} {record['text']}"[:MAX_CHARACTERS] for record in records]
@@ -60,11 +66,8 @@ def check(answers: dict[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--passages", type=int, default=400)
-    parser.add_argument("--threads", type=int, default=check_threads(None))
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = timing_parser(__doc__, repeats=3)
+    parser.add_argument("--passages", type=positive, default=400)
     arguments = parser.parse_args(argv)
     source = demo_encoder()
     with tempfile.TemporaryDirectory() as folder:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.arena import Contender, contest
+from benchmarks.options import add_search_sizes, check_k, timing_parser
 from benchmarks.report import Comparison, DifferentAnswersError, print_report
 from benchmarks.script import script
-from rag_infer.session import check_threads
 
 
 def run_case(arguments: argparse.Namespace, queries: int, folder: Path) -> Comparison:
@@ -39,15 +39,10 @@ def run_case(arguments: argparse.Namespace, queries: int, folder: Path) -> Compa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("-k", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=check_threads(None))
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = timing_parser(__doc__, repeats=11)
+    add_search_sizes(parser)
     arguments = parser.parse_args(argv)
+    check_k(parser, arguments, "rows")
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [run_case(arguments, queries, Path(folder)) for queries in arguments.queries]
     print_report("flat", comparisons, seed=arguments.seed, threads=arguments.threads)

@@ -5,12 +5,12 @@ All run on one thread unless ``--threads`` says otherwise for the kernels; numpy
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.options import check_k, positive, timing_parser
 from benchmarks.report import Comparison, check_close, interleave, print_report
 from benchmarks.script import script
 from rag_infer import _kernels
@@ -82,17 +82,15 @@ def compare(logits: Floats, log_priors: Floats, k: int, threads: int, repeats: i
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--docs", type=int, default=5)
-    parser.add_argument("--beams", type=int, default=4)
-    parser.add_argument("--vocab", type=int, default=50_265)
+    parser = timing_parser(__doc__, repeats=51, threads=1)
+    parser.add_argument("--docs", type=positive, default=5)
+    parser.add_argument("--beams", type=positive, default=4)
+    parser.add_argument("--vocab", type=positive, default=50_265)
     parser.add_argument("--scale", type=float, default=4.0, help="standard deviation of the random logits")
-    parser.add_argument("-k", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=51)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-k", type=positive, default=8)
     parser.add_argument("--quick", action="store_true", help="few repeats: does it run at all")
     arguments = parser.parse_args(argv)
+    check_k(parser, arguments, "vocab")
     random = np.random.default_rng(arguments.seed)
     shape = (arguments.docs, arguments.beams, arguments.vocab)
     logits = random.standard_normal(shape, dtype=np.float32) * np.float32(arguments.scale)

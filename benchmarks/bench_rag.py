@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.arena import PEERS_PYTHON, Contender, contest
 from benchmarks.checkpoints import GEOMETRIES, VOCABULARY, bundle, checkpoint, converted
+from benchmarks.options import add_contexts, positive, timing_parser
 from benchmarks.report import Comparison, DifferentAnswersError, print_report
 from benchmarks.script import script
-from rag_infer.session import check_threads
 
 # Those before are special.
 FIRST_TOKEN = 4
@@ -66,16 +66,12 @@ def run_case(arguments: argparse.Namespace, folder: Path) -> Comparison:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = timing_parser(__doc__, repeats=5)
+    add_contexts(parser)
     parser.add_argument("--model", choices=sorted(GEOMETRIES), default="bart-base")
     parser.add_argument("--strategy", choices=["rag-token", "rag-sequence"], default="rag-token")
-    parser.add_argument("--n-docs", type=int, default=5)
-    parser.add_argument("--context", type=int, default=200, help="tokens of a context")
-    parser.add_argument("--beams", type=int, default=4)
-    parser.add_argument("--tokens", type=int, default=20, help="tokens to generate")
-    parser.add_argument("--threads", type=int, default=check_threads(None))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--beams", type=positive, default=4)
+    parser.add_argument("--tokens", type=positive, default=20, help="tokens to generate")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         comparison = run_case(arguments, Path(folder))

@@ -16,9 +16,9 @@ from typing import Any
 
 from benchmarks.arena import ROOT, ended
 from benchmarks.checkpoints import demo_file
+from benchmarks.options import natural, timing_parser
 from benchmarks.report import machine
 from benchmarks.script import script
-from rag_infer.session import check_threads
 
 
 def start(requests: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -40,13 +40,11 @@ def start(requests: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = timing_parser(__doc__, repeats=5, seed=False)
     parser.add_argument(
-        "--requests", type=int, default=0, help="mixed requests in one more process, for its memory"
+        "--requests", type=natural, default=0, help="mixed requests in one more process, for its memory"
     )
-    parser.add_argument("--passage-cache-mb", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=check_threads(None))
+    parser.add_argument("--passage-cache-mb", type=natural, default=0)
     arguments = parser.parse_args(argv)
     start(0, arguments)
     starts = [start(0, arguments) for _ in range(arguments.repeats)]

@@ -7,13 +7,12 @@ numpy's product runs on as many threads as its BLAS chooses (OPENBLAS_NUM_THREAD
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.options import add_search_sizes, check_k, timing_parser
 from benchmarks.report import Comparison, check_close, interleave, print_report
 from benchmarks.script import script
 from rag_infer import _kernels
@@ -68,18 +67,13 @@ def compare(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("-k", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = timing_parser(__doc__, repeats=11)
+    add_search_sizes(parser)
     parser.add_argument("--quick", action="store_true", help="few rows, few repeats: does it run at all")
     arguments = parser.parse_args(argv)
     if arguments.quick:
         arguments.rows, arguments.repeats = 2_000, 2
+    check_k(parser, arguments, "rows")
     random = np.random.default_rng(arguments.seed)
     vectors = random.standard_normal((arguments.rows, arguments.dim), dtype=np.float32)
     quantised = _kernels.quantise_rows(vectors, threads=arguments.threads)

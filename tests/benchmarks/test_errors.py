@@ -58,6 +58,14 @@ def test_a_process_that_ends_is_one_line(broken_demo: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_debug_shows_where_it_ended(broken_demo: Path) -> None:
+    done = run("bench_start", "--debug", cache=broken_demo)
+    assert done.returncode == FAILURE
+    assert "bench_start.py" in done.stderr
+    assert "engine_ready.py" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: the engine's process ended")
+
+
 @pytest.fixture
 def searcher(tmp_path: Path) -> Contender:
     """A contender that needs nothing but the kernels."""
