@@ -1,7 +1,8 @@
 """The whole suite: `rag-infer bench` and `make bench` run it.
 
 Each entry is a script that can be run alone (``python -m benchmarks.bench_...``). With ``--record`` the last line of
-each, a JSON object, is kept in ``benchmarks/results/NAME.json`` and drawn in ``NAME.svg``.
+each, a JSON object, is kept in ``benchmarks/results/NAME.json`` and drawn in ``NAME.svg``. With ``--json`` those lines
+alone are on stdout, one for each entry, and what is for people is on stderr.
 """
 
 from __future__ import annotations
@@ -37,15 +38,19 @@ SUITE: Mapping[str, Sequence[str]] = {
 DEFAULT = ("topk", "marginalise", "start")
 
 
-def run(name: str, *, record: bool) -> int:
+def run(name: str, *, record: bool, only_json: bool, debug: bool) -> int:
     """Run one entry, showing what it prints; returns its exit status."""
     module, *arguments = SUITE[name]
-    print(f"[{name}] python -m benchmarks.{' '.join([module, *arguments])}", flush=True)
-    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    people = sys.stderr if only_json else sys.stdout
+    print(f"[{name}] python -m benchmarks.{' '.join([module, *arguments])}", file=people, flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments, *(["--debug"] if debug else [])]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    print(done.stdout, flush=True)
+    *table, last = done.stdout.splitlines(keepends=True) or [""]
+    print("".join(table), end="", file=people, flush=True)
+    print(last, end="", file=people if done.returncode else sys.stdout, flush=True)
+    print(file=people, flush=True)
     if done.returncode == 0 and record:
-        keep(name, json.loads(done.stdout.splitlines()[-1]), RESULTS)
+        keep(name, json.loads(last), RESULTS)
     return done.returncode
 
 
@@ -92,12 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--record", action="store_true", help="keep results and charts in benchmarks/results/"
     )
+    parser.add_argument("--json", action="store_true", help="only the line of JSON of each on stdout")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(argv)
     unknown = [name for name in arguments.names if name not in SUITE]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}: expected of {', '.join(SUITE)}")
     names = list(SUITE) if arguments.all else arguments.names or list(DEFAULT)
-    failed = [name for name in names if run(name, record=arguments.record) != 0]
+    settings = {"record": arguments.record, "only_json": arguments.json, "debug": arguments.debug}
+    failed = [name for name in names if run(name, **settings) != 0]
     if arguments.record:
         from benchmarks import table  # which reads this module's list
 

@@ -31,6 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if not (ROOT / "benchmarks" / "suite.py").is_file():
         raise RagInferError("the benchmarks are part of the source checkout: run `make bench` there")
-    flags = [f"--{name}" for name in ("all", "record") if getattr(arguments, name)]
+    flags = [f"--{name}" for name in ("all", "record", "json", "debug") if getattr(arguments, name)]
     command = [sys.executable, "-m", "benchmarks.suite", *flags, *arguments.names]
     return subprocess.run(command, cwd=ROOT, check=False).returncode

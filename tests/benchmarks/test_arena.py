@@ -65,6 +65,43 @@ def test_records_and_charts(tmp_path: Path) -> None:
     assert kept["results"] == result["results"]
 
 
+def test_json_is_all_there_is_on_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--json", "marginalise"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["benchmark"] == "marginalise"
+    assert captured.out.count("\n") == 1
+    assert captured.err.startswith("[marginalise] python -m benchmarks.bench_marginalise\ncase ")
+    assert "{" not in captured.err
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_json_where_a_script_fails(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, debug: bool
+) -> None:
+    monkeypatch.setenv("RAG_INFER_CACHE", str(tmp_path))
+    assert main(["bench", "start", "--json", *(["--debug"] if debug else [])]) == 1
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert f"error: {tmp_path / 'demo' / 'bundle'} is missing: run `make models` first" in lines
+    assert lines[-1] == "failed: start"
+    assert ("Traceback" in captured.err) == debug
+
+
+def test_without_json_people_read_stdout(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "SUITE", {"small": ["bench_marginalise", "--quick", "--vocab", "50"]})
+    assert suite.main(["small"]) == 0
+    captured = capfd.readouterr()
+    header, first, *_, last, blank = captured.out.split("\n")[:-1]
+    assert header == "[small] python -m benchmarks.bench_marginalise --quick --vocab 50"
+    assert first.startswith("case ")
+    assert json.loads(last)["benchmark"] == "marginalise"
+    assert blank == ""
+    assert captured.err == ""
+
+
 def test_the_command_line(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "no-such"]) == 2
     assert "unknown benchmark 'no-such': expected of topk" in capfd.readouterr().err
