@@ -45,6 +45,14 @@ def test_contenders_run_apart_and_give_the_same_tokens(contenders: list[Contende
         bench_rag.check(answers, "ours", "theirs")
 
 
+@pytest.mark.parametrize("theirs", [[[0, 5, 2]], [[0, 5, 2], [0]], [[0, 5, 2, 3]]])
+def test_tokens_are_the_same_with_their_padding(theirs: list[list[int]]) -> None:
+    answers = {"ours": {"tokens": [[0, 5, 2, 1]]}, "theirs": {"tokens": theirs}}
+    bench_rag.check(answers, "ours", "ours")
+    with pytest.raises(DifferentAnswersError, match=r"ours gave \[\[0, 5, 2, 1\]\], theirs \[\[0, 5, 2"):
+        bench_rag.check(answers, "ours", "theirs")
+
+
 def test_vectors_of_other_passages_are_no_answer() -> None:
     answers = {"one": [[1.0, 0.0]], "two fp32": [[1.0, 0.001]]}
     bench_encode.check(answers)
