@@ -25,7 +25,7 @@ PAUSE_S = 0.3
 
 
 class MissingPeersError(BenchmarkError):
-    """The peers' environment has not been made."""
+    """The peers' environment has not been made, or was made before a library was added to it."""
 
 
 class EndedError(BenchmarkError):
@@ -69,6 +69,7 @@ class Process:
 
     def __init__(self, contender: Contender) -> None:
         self.name = contender.name
+        self._peer = contender.peer
         if contender.peer and not PEERS_PYTHON.exists():
             raise MissingPeersError(
                 f"{contender.name} needs the peers' environment: run `make bench-peers` first"
@@ -136,7 +137,10 @@ class Process:
         if not line:
             status = self._process.wait()
             self._errors.seek(0)
-            raise ended(f"the contender {self.name}", status, self._errors.read())
+            error = ended(f"the contender {self.name}", status, self._errors.read())
+            if self._peer and "ModuleNotFoundError" in str(error):
+                raise MissingPeersError(f"{error}; run `make bench-peers` again") from error
+            raise error
         try:
             reply: dict[str, Any] = json.loads(line)
         except ValueError:
@@ -158,7 +162,7 @@ def contest(case: str, contenders: Sequence[Contender], repeats: int) -> tuple[C
         The times, and by contender its first answer.
 
     Raises:
-        MissingPeersError: a peer takes part, and the peers' environment has not been made.
+        MissingPeersError: a peer takes part, and the peers' environment lacks it.
         EndedError: a contender ended.
     """
     with ExitStack() as stack:

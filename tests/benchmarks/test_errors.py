@@ -117,6 +117,17 @@ def test_peers_that_are_not_there(
     )
 
 
+def test_a_peer_that_its_environment_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(arena, "PEERS_PYTHON", Path(sys.executable))
+    assert script(lambda: bench_flat.main(SMALL)) == FAILURE
+    assert capsys.readouterr().err == (
+        "error: the contender FAISS Flat ended with status 1: ModuleNotFoundError: No module named 'faiss'; "
+        "run `make bench-peers` again\n"
+    )
+
+
 def test_answers_that_differ(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     right = bench_topk.numpy_topk
 
