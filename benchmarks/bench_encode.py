@@ -1,4 +1,4 @@
-"""How long does it take to encode passages with MiniLM, against sentence-transformers and fastembed?
+"""How long does it take to encode passages with MiniLM, against sentence-transformers (PyTorch and ONNX) and fastembed?
 
 The demo's articles (``make models``), real weights. All vectors must point the same way, fp32 and int8 each within
 its tolerance, before anything is timed.
@@ -64,6 +64,18 @@ def check(answers: dict[str, Any]) -> None:
             raise DifferentAnswersError(f"{name} differs from {first}: cosine {cosine:.4f}")
 
 
+def peers(common: dict[str, Any], source: Path) -> list[Contender]:
+    """The contenders of the peers' environment, the one to beat first."""
+    graph = str(exported(source))
+    torch = {**common, "model": str(source), "backend": "torch"}
+    onnx = {**common, "model": graph, "backend": "onnx"}
+    return [
+        Contender("sentence-transformers", "encode_sentence_transformers", torch, peer=True),
+        Contender("sentence-transformers ONNX", "encode_sentence_transformers", onnx, peer=True),
+        Contender("fastembed", "encode_fastembed", {**common, "model": graph}, peer=True),
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = timing_parser(__doc__, repeats=3)
@@ -83,16 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for precision in ("fp32", "int8")
         ]
         if PEERS_PYTHON.exists():
-            torch = Contender(
-                "sentence-transformers",
-                "encode_sentence_transformers",
-                {**common, "model": str(source)},
-                peer=True,
-            )
-            fast = Contender(
-                "fastembed", "encode_fastembed", {**common, "model": str(exported(source))}, peer=True
-            )
-            contenders = [torch, *contenders, fast]
+            torch, *others = peers(common, source)
+            contenders = [torch, *contenders, *others]
         comparison, answers = contest(f"MiniLM, {arguments.passages} passages", contenders, arguments.repeats)
     check(answers)
     print_report("encode", [comparison], seed=arguments.seed, threads=arguments.threads)
