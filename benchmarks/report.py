@@ -93,13 +93,13 @@ def check_close(what: str, found: Array, expected: Array, *, tolerance: float = 
 def print_report(benchmark: str, comparisons: Sequence[Comparison], *, seed: int, threads: int) -> None:
     """A table for people, then one line of JSON."""
     width = max(len(comparison.case) for comparison in comparisons)
-    print(f"{'case':<{width}}  {'contender':<20} {'median ms':>10} {'best ms':>10} {'times faster':>13}")
+    names = max(len(name) for comparison in comparisons for name in comparison.milliseconds)
+    print(f"{'case':<{width}}  {'contender':<{names}} {'median ms':>10} {'best ms':>10} {'times faster':>13}")
     for comparison in comparisons:
         for name, runs in comparison.milliseconds.items():
-            row = (
-                f"{comparison.case:<{width}}  {name:<20} {comparison.median(name):>10.3f} {min(runs):>10.3f}"
-            )
-            print(f"{row} {comparison.ratio(name):>13.2f}")
+            milliseconds = f"{comparison.median(name):>10.3f} {min(runs):>10.3f}"
+            ratio = comparison.ratio(name)
+            print(f"{comparison.case:<{width}}  {name:<{names}} {milliseconds} {ratio:>13.2f}")
     about = machine()
     for comparison in comparisons:
         about["versions"] |= comparison.versions
