@@ -13,6 +13,7 @@ import transformers
 
 from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import Checkpoint, find_checkpoint, load_complete, read_config
+from rag_infer.export.device_graphs import APPEND, HEAD, KEEP
 from rag_infer.export.families.llama import LlamaDecoder, check_config
 from rag_infer.export.gguf_file import GgufFile
 from rag_infer.export.graph_file import write_graph
@@ -67,6 +68,9 @@ class LoadedGenerator:
         config = self.model.config
         return CausalGeneratorPart(
             path=path,
+            append_graph=APPEND,
+            keep_graph=KEEP,
+            head_graph=HEAD,
             vocab_size=config.vocab_size,
             num_layers=config.num_hidden_layers,
             num_kv_heads=config.num_key_value_heads,

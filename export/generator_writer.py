@@ -12,6 +12,7 @@ from rag_infer.errors import ExportError
 from rag_infer.export.agreement import check_greedy, compare_precisions
 from rag_infer.export.causal import LoadedGenerator, load_generator, write_decoder_graph
 from rag_infer.export.checkpoint import find_checkpoint, read_config
+from rag_infer.export.device_graphs import write_device_graphs
 from rag_infer.export.families.llama import FLOAT32_WEIGHTS
 from rag_infer.export.graph_file import WeightFile
 from rag_infer.export.parity import check_generator
@@ -65,9 +66,12 @@ def write_generator(
     loaded.tokenizer.save(str(folder / "tokenizer.json"))
     tell("writing the generator's graphs")
     if isinstance(loaded, LoadedSeq2Seq) and isinstance(part, Seq2SeqGeneratorPart):
-        return _write_seq2seq(loaded, part, folder, precision, tell)
-    assert isinstance(loaded, LoadedGenerator) and isinstance(part, CausalGeneratorPart)  # noqa: PT018
-    return _write_causal(loaded, part, folder, precision, tell)
+        report, step = _write_seq2seq(loaded, part, folder, precision, tell), part.step_graph
+    else:
+        assert isinstance(loaded, LoadedGenerator) and isinstance(part, CausalGeneratorPart)  # noqa: PT018
+        report, step = _write_causal(loaded, part, folder, precision, tell), part.graph
+    write_device_graphs(folder / step)
+    return report
 
 
 def _write_causal(

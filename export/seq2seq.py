@@ -17,6 +17,7 @@ import transformers
 
 from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import Checkpoint, load_complete, read_config
+from rag_infer.export.device_graphs import APPEND, HEAD, KEEP
 from rag_infer.export.families.bart import read_bart
 from rag_infer.export.families.marian import read_marian
 from rag_infer.export.families.mbart import read_mbart
@@ -104,6 +105,9 @@ class LoadedSeq2Seq:
             path=path,
             encoder_graph=ENCODER,
             step_graph=STEP,
+            append_graph=APPEND,
+            keep_graph=KEEP,
+            head_graph=HEAD,
             vocab_size=len(parts.head),
             num_layers=len(parts.decoder.layers),
             num_heads=parts.decoder.num_heads,

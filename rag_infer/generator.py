@@ -118,8 +118,6 @@ class Generator:
         if part is None:
             raise BundleError(f"the bundle {bundle.folder} has no generator")
         self._part = part
-        # The kernels share the processors with ONNX Runtime's pool, and are done before threads pay.
-        self._kernel_threads = 1
         self._model = load_model(
             bundle,
             device=device,
@@ -333,13 +331,13 @@ class Generator:
         )
         steps = decode(
             model.decoder,
+            model.head,
             state,
             logits,
             requests,
             constraints,
             begun=model.begun,
             per_passage=per_passage and config.num_beams == 1,
-            threads=self._kernel_threads,
             cancellation=cancellation,
         )
         if not per_passage:

@@ -80,13 +80,26 @@ def token_posterior(
         ``[beams, m, n_docs]``, which sums to one over passages).
     """
     marginal, per_document = _kernels.marginalise_gather(logits, priors, tokens, threads=threads)
+    return marginal, posterior(per_document, priors)
+
+
+def posterior(per_document: NDArray[np.float32], priors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """p(z | x, y), proportional to p(z|x) p(y | x, z): the share each passage has in what was chosen.
+
+    Args:
+        per_document: float32 ``[n_docs, beams, m]``, log p(y | x, z).
+        priors: float32 ``[n_docs]``, log p(z|x).
+
+    Returns:
+        float32 ``[beams, m, n_docs]``, which sums to one over passages; the prior where no passage gives any weight.
+    """
     joint = per_document.transpose(1, 2, 0) + priors
     # Normalised by its own sum, not by `marginal`: float32 rounding then cancels and the sum is one.
     top = joint.max(axis=-1, keepdims=True)
     weights = np.exp(joint - np.where(np.isneginf(top), 0.0, top))
     total = weights.sum(axis=-1, keepdims=True)
     prior = np.exp(priors)
-    return marginal, np.where(total > 0, weights / np.where(total > 0, total, 1), prior).astype(np.float32)
+    return np.where(total > 0, weights / np.where(total > 0, total, 1), prior).astype(np.float32)
 
 
 def sequence_log_prob(

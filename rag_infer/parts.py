@@ -75,6 +75,8 @@ class CausalGeneratorPart:
         kind: "causal".
         path: folder inside the bundle that holds ``graph`` and ``tokenizer.json``.
         graph: file name of the ONNX graph.
+        append_graph, keep_graph, head_graph: file names of the graphs that keep cache and logits on a device (see
+            `rag_infer.generate.device_cache`), or None in bundles that were exported without.
         vocab_size: width of the logits.
         num_layers, num_kv_heads, head_dim: shape of the key/value cache.
         max_positions: longest sequence the model was trained for.
@@ -85,6 +87,9 @@ class CausalGeneratorPart:
     kind: str = "causal"
     path: str
     graph: str = "decoder.onnx"
+    append_graph: str | None = None
+    keep_graph: str | None = None
+    head_graph: str | None = None
     vocab_size: int
     num_layers: int
     num_kv_heads: int
@@ -126,6 +131,8 @@ class Seq2SeqGeneratorPart:
         kind: "seq2seq".
         path: folder inside the bundle that holds the graphs and ``tokenizer.json``.
         encoder_graph, step_graph: file names of the ONNX graphs.
+        append_graph, keep_graph, head_graph: file names of the graphs that keep cache and logits on a device (see
+            `rag_infer.generate.device_cache`), or None in bundles that were exported without.
         vocab_size: width of the logits.
         num_layers, num_heads, head_dim: shape of the decoder's key/value caches.
         max_positions: longest context and longest answer, or None where positions are relative.
@@ -138,6 +145,9 @@ class Seq2SeqGeneratorPart:
     path: str
     encoder_graph: str = "encoder.onnx"
     step_graph: str = "step.onnx"
+    append_graph: str | None = None
+    keep_graph: str | None = None
+    head_graph: str | None = None
     vocab_size: int
     num_layers: int
     num_heads: int

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import BundleError, DeviceError, GenerationError
@@ -100,6 +101,7 @@ class Session:
         self.device = device
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
         self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+        self._dtypes = {i.name: _DTYPES.get(i.type) for i in self._session.get_inputs()}
 
     def run(
         self,
@@ -114,13 +116,83 @@ class Session:
             GenerationError: the run failed or was cancelled.
         """
         run_options = cancellation.run_options if cancellation is not None else None
-        try:
+        with self._failures(cancellation):
             result: list[NDArray[Any]] = self._session.run(outputs, dict(inputs), run_options)
+        return result
+
+    def run_on_device(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        kept: Sequence[str] = (),
+        fetched: Sequence[str] = (),
+        cancellation: Cancellation | None = None,
+    ) -> dict[str, Any]:
+        """Run the graph on arrays that lie on the device, and leave there what is not asked for here.
+
+        Args:
+            inputs: arrays, or onnxruntime.OrtValue of an earlier run or of `to_device`.
+            kept: outputs that stay on the device.
+            fetched: outputs that come back.
+            cancellation: stops the run.
+
+        Returns:
+            By name an OrtValue for what is kept, an array for what is fetched.
+
+        Raises:
+            GenerationError: the run failed or was cancelled.
+        """
+        binding = self._session.io_binding()
+        for name, value in inputs.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, np.ascontiguousarray(value))
+            else:
+                binding.bind_ortvalue_input(name, value)
+        kind, number = _place(self.device)
+        for name in kept:
+            binding.bind_output(name, kind, number)
+        for name in fetched:
+            binding.bind_output(name, "cpu")
+        run_options = cancellation.run_options if cancellation is not None else None
+        with self._failures(cancellation):
+            self._session.run_with_iobinding(binding, run_options)
+        values = dict(zip([*kept, *fetched], binding.get_outputs(), strict=True))
+        return {name: v.numpy() if name in fetched else v for name, v in values.items()}
+
+    def to_device(self, array: NDArray[Any]) -> Any:
+        """A copy of an array on the device, an onnxruntime.OrtValue."""
+        import onnxruntime
+
+        return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *_place(self.device))
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """The dtype of an input."""
+        found = self._dtypes[name]
+        assert found is not None, f"{self.path.name} takes {name} in a type that is not known here"
+        return found
+
+    @contextlib.contextmanager
+    def _failures(self, cancellation: Cancellation | None) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:
             if cancellation is not None and cancellation.cancelled:
                 raise GenerationError("cancelled") from error
             raise GenerationError(f"{self.path.name} failed: {_first_line(error)}") from error
-        return result
+
+
+# ONNX Runtime's names of the types that caches and inputs have.
+_DTYPES: Mapping[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+    "tensor(int64)": np.dtype(np.int64),
+}
+
+
+def _place(device: str) -> tuple[str, int]:
+    """ONNX Runtime's kind and number of a device."""
+    kind, _, number = device.partition(":")
+    return kind, int(number or 0)
 
 
 def check_device(device: str) -> None:

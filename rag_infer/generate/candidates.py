@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer import marginalise
 from rag_infer.generate.constraints import Processor, touched_tokens
+from rag_infer.generate.head import Marginals
 
 # With more tokens than this under constraints, all are looked at.
 MANY_TOUCHED = 256
@@ -18,38 +18,29 @@ class NextTokens:
     """One step's next-token distribution under RAG-Token.
 
     Args:
-        logits: float32 ``[n_docs, beams, vocab]``.
-        priors: float32 ``[n_docs]``, log p(z|x).
+        marginals: the distribution before constraints.
         sequences: the tokens of each beam so far.
         processors: constraints, applied after marginalising.
         per_passage: whether the one passage is searched alone and greedily, or by drawing; constraints then act on
             logits, as in transformers.
-        threads: threads of the kernels.
     """
 
     def __init__(
         self,
-        logits: NDArray[np.float32],
-        priors: NDArray[np.float32],
+        marginals: Marginals,
         sequences: Sequence[Sequence[int]],
         processors: Sequence[Processor],
         *,
         per_passage: bool = False,
-        threads: int = 1,
     ) -> None:
-        self._logits = logits
-        self._priors = priors
+        self._marginals = marginals
         self._sequences = sequences
         self._processors = processors
         self._per_passage = per_passage
-        self._threads = threads
 
     def scores(self) -> NDArray[np.float32]:
         """Log-probabilities of all tokens, or logits, after the constraints: float32 ``[beams, vocab]``."""
-        if self._per_passage:
-            scores: NDArray[np.float32] = self._logits[0].copy()
-        else:
-            scores = marginalise.log_probs(self._logits, self._priors, threads=self._threads)
+        scores = self._marginals.logits() if self._per_passage else self._marginals.scores()
         for row, tokens in zip(scores, self._sequences, strict=True):
             for process in self._processors:
                 process.apply(row, tokens)
@@ -57,29 +48,27 @@ class NextTokens:
 
     def best(self, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The k best tokens of each beam: (scores float32, tokens int64), both ``[beams, k]``."""
-        k = min(k, self._logits.shape[2])
+        k = min(k, self._marginals.vocab_size)
         touched = [touched_tokens(self._processors, tokens) for tokens in self._sequences]
         few = [t for t in touched if t is not None and len(t) <= MANY_TOUCHED]
         # Scores of a passage alone are logits where there is a constraint, whether it has anything to say or not.
         if len(few) < len(touched) or (self._per_passage and self._processors):
             return _largest(self.scores(), k)
         if not any(few):
-            return marginalise.top_tokens(self._logits, self._priors, k, threads=self._threads)
+            return self._marginals.top(k)
         return self._best_of_few(k, few)
 
     def _best_of_few(
         self, k: int, touched: Sequence[set[int]]
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As `best`: the k best that no constraint touches are among the k + touched best of all."""
-        beams, vocab = len(touched), self._logits.shape[2]
+        beams, vocab = len(touched), self._marginals.vocab_size
         more = max(map(len, touched))
-        free, tokens = marginalise.top_tokens(
-            self._logits, self._priors, min(k + more, vocab), threads=self._threads
-        )
+        free, tokens = self._marginals.top(min(k + more, vocab))
         # Each beam has tokens of its own; one that is named twice has the same score twice.
         named = [sorted(t) or [0] for t in touched]
         asked = np.array([(t * more)[:more] for t in named], dtype=np.int64)
-        known, _ = marginalise.token_posterior(self._logits, self._priors, asked, threads=self._threads)
+        known, _ = self._marginals.of(asked)
         scores = np.full((beams, k), -np.inf, dtype=np.float32)
         best = np.zeros((beams, k), dtype=np.int64)
         row = np.full(vocab, -np.inf, dtype=np.float32)
@@ -98,7 +87,7 @@ class NextTokens:
 
     def detail(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Of chosen tokens ``[beams, m]``: unconstrained log p ``[beams, m]`` and posterior ``[beams, m, n_docs]``."""
-        return marginalise.token_posterior(self._logits, self._priors, tokens, threads=self._threads)
+        return self._marginals.of(tokens)
 
 
 def _largest(scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

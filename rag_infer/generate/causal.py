@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import GenerationError
+from rag_infer.generate.device_cache import DeviceCache, DeviceGraphs
 from rag_infer.generate.prefix_cache import PrefixCache
 from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Cancellation, Session
@@ -31,7 +33,11 @@ class CausalState:
         used: slots that have been written.
         visible: bool ``[rows, queries, slots]``, the slots each query of the last step may see.
         lengths: int64 ``[rows]``, the position of the next token.
+        on_device: where keys and values are once the first token is generated on a device; ``keys_values`` is then
+            what the prefill left.
     """
+
+    on_device: DeviceCache | None = None
 
     def __init__(
         self, keys_values: Float, used: int, visible: NDArray[np.bool_], lengths: NDArray[np.int64]
@@ -49,21 +55,26 @@ class CausalState:
 
     def keep_rows(self, rows: Sequence[int]) -> None:
         """Drop all rows but these."""
+        if self.on_device is not None:
+            self.on_device.keep(rows, [])
         self.keys_values = np.ascontiguousarray(self.keys_values[:, :, rows])
         self.visible = self.visible[rows]
         self.lengths = self.lengths[rows]
 
     def reserve(self, slots: int) -> None:
         """Make room for ``slots`` more."""
-        capacity = self.keys_values.shape[4]
+        capacity = self.visible.shape[2]
         if self.used + slots <= capacity:
             return
         # Grows by half, so that long answers copy the cache a logarithmic number of times.
         larger = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET)
-        shape = (*self.keys_values.shape[:4], larger, self.keys_values.shape[5])
-        grown = np.zeros(shape, dtype=np.float32)
-        grown[..., : self.used, :] = self.keys_values[..., : self.used, :]
-        self.keys_values = grown
+        if self.on_device is not None:
+            self.on_device.reserve(larger)
+        else:
+            shape = (*self.keys_values.shape[:4], larger, self.keys_values.shape[5])
+            grown = np.zeros(shape, dtype=self.keys_values.dtype)
+            grown[..., : self.used, :] = self.keys_values[..., : self.used, :]
+            self.keys_values = grown
         self.visible = np.pad(self.visible, ((0, 0), (0, 0), (0, larger - capacity)))
 
 
@@ -74,10 +85,19 @@ class CausalDecoder:
         session: the session of ``decoder.onnx``.
         part: the generator's entry in the manifest.
         cache_bytes: how much to keep of the keys and values of first pieces of prompts.
+        device: what keeps the cache of the steps on the device, or None for a cache in memory.
     """
 
-    def __init__(self, session: Session, part: CausalGeneratorPart, *, cache_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        session: Session,
+        part: CausalGeneratorPart,
+        *,
+        cache_bytes: int = 0,
+        device: DeviceGraphs | None = None,
+    ) -> None:
         self._session = session
+        self._device = device
         self._part = part
         self._prefixes: dict[tuple[int, ...], Float] = {}
         self._lock = threading.Lock()
@@ -135,7 +155,7 @@ class CausalDecoder:
         tokens: NDArray[np.int64],
         *,
         cancellation: Cancellation | None = None,
-    ) -> Float:
+    ) -> Any:
         """Append one token to each beam.
 
         Args:
@@ -144,7 +164,7 @@ class CausalDecoder:
             tokens: int64 ``[rows, beams]``, the token it is extended by.
 
         Returns:
-            Logits after the new tokens: float32 ``[rows, beams, vocab]``.
+            Logits after the new tokens: float32 ``[rows, beams, vocab]``, on the device where the cache is there.
 
         Raises:
             GenerationError: there is no position left.
@@ -156,9 +176,15 @@ class CausalDecoder:
         positions = np.repeat(state.lengths[:, None], beams, axis=1)
         alone = np.broadcast_to(np.eye(beams, dtype=bool), (rows, beams, beams))
         outputs = np.broadcast_to(np.arange(beams, dtype=np.int64), (rows, beams))
-        logits, new = self._run(tokens, positions, state, alone, outputs, cancellation)
         slots = slice(state.used, state.used + beams)
-        state.keys_values[..., slots, :] = new
+        if self._device is None:
+            logits, new = self._run(tokens, positions, state, alone, outputs, cancellation)
+            state.keys_values[..., slots, :] = new
+        else:
+            state.on_device = state.on_device or DeviceCache(self._device, self._past(state))
+            inputs = self._inputs(tokens, positions, state, alone, outputs)
+            logits, latest = state.on_device.run(self._session, inputs, cancellation=cancellation)
+            state.on_device.write(latest, state.used)
         state.visible[:, :, slots] = alone
         state.used += beams
         state.lengths = state.lengths + 1
@@ -213,7 +239,8 @@ class CausalDecoder:
         part = self._part
         shape = (part.num_layers, 2, rows, part.num_kv_heads, slots, part.head_dim)
         visible = np.zeros((rows, 1, slots), dtype=bool)
-        return CausalState(np.zeros(shape, dtype=np.float32), 0, visible, np.zeros(rows, dtype=np.int64))
+        dtype = self._session.dtype("past_keys_0")
+        return CausalState(np.zeros(shape, dtype=dtype), 0, visible, np.zeros(rows, dtype=np.int64))
 
     def _prefix(self, preamble: tuple[int, ...]) -> Float:
         """Keys and values of the preamble: float32 ``[layers, 2, 1, kv_heads, tokens, head_dim]``."""
@@ -295,20 +322,36 @@ class CausalDecoder:
         cancellation: Cancellation | None,
     ) -> tuple[Float, Float]:
         """(logits ``[rows, outputs, vocab]``, keys and values of the new tokens)."""
+        inputs = {**self._inputs(ids, positions, state, new_visible, outputs), **self._past(state)}
+        logits, new = self._session.run(inputs, ["logits", "new_keys_values"], cancellation=cancellation)
+        return logits, new
+
+    @staticmethod
+    def _inputs(
+        ids: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        state: CausalState,
+        new_visible: NDArray[np.bool_],
+        outputs: NDArray[np.int64],
+    ) -> dict[str, NDArray[Any]]:
+        """The graph's inputs but for the cache."""
         rows, queries = ids.shape
         past_visible = np.broadcast_to(state.visible, (rows, queries, state.visible.shape[2]))
         visible = np.concatenate([past_visible, new_visible], axis=2)
-        inputs = {
+        return {
             "input_ids": np.ascontiguousarray(ids),
             "position_ids": np.ascontiguousarray(positions),
             "attention_bias": np.where(visible, np.float32(0), np.float32(-np.inf)),
             "logit_positions": np.ascontiguousarray(outputs),
         }
-        for layer in range(self._part.num_layers):
-            inputs[f"past_keys_{layer}"] = state.keys_values[layer, 0]
-            inputs[f"past_values_{layer}"] = state.keys_values[layer, 1]
-        logits, new = self._session.run(inputs, ["logits", "new_keys_values"], cancellation=cancellation)
-        return logits, new
+
+    def _past(self, state: CausalState) -> dict[str, Float]:
+        """The cache in memory, as the graph takes it."""
+        return {
+            f"past_{what}_{layer}": state.keys_values[layer, i]
+            for layer in range(self._part.num_layers)
+            for i, what in enumerate(("keys", "values"))
+        }
 
 
 def _trim(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -320,7 +363,7 @@ def _trim(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> tuple[NDArray[np.i
 def _stack(parts: Sequence[Float], width: int) -> Float:
     """Keys and values of single rows as ``[layers, 2, rows, kv_heads, width, head_dim]``, zeros behind short ones."""
     layers, two, _, heads, _, dim = parts[0].shape
-    stacked = np.zeros((layers, two, len(parts), heads, width, dim), dtype=np.float32)
+    stacked = np.zeros((layers, two, len(parts), heads, width, dim), dtype=parts[0].dtype)
     for i, part in enumerate(parts):
         stacked[:, :, i, :, : part.shape[4]] = part[:, :, 0]
     return stacked

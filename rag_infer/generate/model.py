@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 
 from rag_infer.bundle import Bundle
 from rag_infer.generate.causal import CausalDecoder, CausalState
+from rag_infer.generate.device_cache import DeviceGraphs
+from rag_infer.generate.device_head import GraphHead
+from rag_infer.generate.head import Head, KernelHead
 from rag_infer.generate.rag_token import Decoder
 from rag_infer.generate.seq2seq import Seq2SeqDecoder, Seq2SeqState
 from rag_infer.parts import CausalGeneratorPart, Seq2SeqGeneratorPart
@@ -55,6 +59,11 @@ class Model(Protocol):
         """What steps."""
         ...
 
+    @property
+    def head(self) -> Head:
+        """What turns the decoder's logits into distributions."""
+        ...
+
     def start(
         self,
         preamble: Sequence[int],
@@ -63,7 +72,7 @@ class Model(Protocol):
         *,
         reserve: int,
         cancellation: Cancellation | None,
-    ) -> tuple[Any, Float, Scorer]:
+    ) -> tuple[Any, Any, Scorer]:
         """Read contexts.
 
         Args:
@@ -74,7 +83,8 @@ class Model(Protocol):
             cancellation: stops the run.
 
         Returns:
-            The state, the logits of the first token float32 ``[rows, 1, vocab]``, and what scores answers.
+            The state, the logits of the first token ``[rows, 1, vocab]`` as ``head`` takes them, and what scores
+            answers.
         """
         ...
 
@@ -91,11 +101,22 @@ def load_model(bundle: Bundle, *, device: str, threads: int, passage_cache_mb: i
     def session(name: str) -> Session:
         return Session(bundle.file(part, name), device=device, threads=threads)
 
+    # The kernels share the processors with ONNX Runtime's pool, and are done before threads pay.
+    head: Head = KernelHead(threads=1)
+    graphs = None
+    if keeps_on_device(device) and part.append_graph and part.keep_graph and part.head_graph:
+        graphs = DeviceGraphs(append=session(part.append_graph), keep=session(part.keep_graph))
+        head = GraphHead(session(part.head_graph), part.vocab_size)
     if isinstance(part, Seq2SeqGeneratorPart):
-        steps = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part)
-        return Seq2SeqModel(steps, part)
-    decoder = CausalDecoder(session(part.graph), part, cache_bytes=passage_cache_mb << 20)
-    return CausalModel(decoder, part)
+        steps = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part, device=graphs)
+        return Seq2SeqModel(steps, head, part)
+    decoder = CausalDecoder(session(part.graph), part, cache_bytes=passage_cache_mb << 20, device=graphs)
+    return CausalModel(decoder, head, part)
+
+
+def keeps_on_device(device: str) -> bool:
+    """Whether cache and logits stay on a device; on the CPU they are in memory, and written in place."""
+    return device != "cpu"
 
 
 class CausalModel:
@@ -104,8 +125,9 @@ class CausalModel:
     begun: tuple[int, ...] = ()
     max_positions: int | None = None  # the prompt counts too: the decoder knows
 
-    def __init__(self, decoder: CausalDecoder, part: CausalGeneratorPart) -> None:
+    def __init__(self, decoder: CausalDecoder, head: Head, part: CausalGeneratorPart) -> None:
         self.decoder = decoder
+        self.head = head
         self._part = part
 
     def start(
@@ -116,7 +138,7 @@ class CausalModel:
         *,
         reserve: int,
         cancellation: Cancellation | None,
-    ) -> tuple[Any, Float, Scorer]:
+    ) -> tuple[Any, Any, Scorer]:
         """See `Model.start`."""
         state, logits = self.decoder.prefill(preamble, pieces, reserve=reserve, cancellation=cancellation)
         rows = [[*preamble, *(t for piece in pieces for t in piece[r])] for r in range(sum(counts))]
@@ -154,8 +176,9 @@ class _CausalScorer:
 class Seq2SeqModel:
     """An encoder-decoder generator."""
 
-    def __init__(self, decoder: Seq2SeqDecoder, part: Seq2SeqGeneratorPart) -> None:
+    def __init__(self, decoder: Seq2SeqDecoder, head: Head, part: Seq2SeqGeneratorPart) -> None:
         self.decoder = decoder
+        self.head = head
         self.begun: tuple[int, ...] = (part.decoder_start_token_id,)
         self.max_positions = part.max_positions
 
@@ -167,11 +190,12 @@ class Seq2SeqModel:
         *,
         reserve: int,
         cancellation: Cancellation | None,
-    ) -> tuple[Any, Float, Scorer]:
+    ) -> tuple[Any, Any, Scorer]:
         """See `Model.start`; a context is one piece, and nothing comes before it."""
-        del preamble, reserve
-        state = self.decoder.read(pieces[0], counts, cancellation=cancellation)
-        scorer = _Seq2SeqScorer(self.decoder, replace(state), self.begun, cancellation)
+        del preamble
+        state = self.decoder.read(pieces[0], counts, reserve=reserve, cancellation=cancellation)
+        read = replace(state, cache=copy(state.cache))
+        scorer = _Seq2SeqScorer(self.decoder, read, self.begun, cancellation)
         return state, self.decoder.start(state, cancellation=cancellation), scorer
 
     def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:

@@ -13,6 +13,7 @@ from rag_infer.generate.beam import BeamSearch
 from rag_infer.generate.candidates import NextTokens
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.constraints import Processor
+from rag_infer.generate.head import Head
 from rag_infer.generate.sample import IndependentSearch
 from rag_infer.generate.search import Search, Stop
 from rag_infer.session import Cancellation
@@ -38,8 +39,8 @@ class Decoder(Protocol):
         tokens: NDArray[np.int64],
         *,
         cancellation: Cancellation | None = None,
-    ) -> Float:
-        """Append one token to each beam of each row; the logits after it, float32 ``[rows, beams, vocab]``."""
+    ) -> Any:
+        """Append one token to each beam of each row; the logits after it, as `Head.questions` takes them."""
         ...
 
 
@@ -71,45 +72,37 @@ def new_search(config: GenerationConfig, stop: Stop, *, num_eos: int) -> Search:
 
 def decode(
     decoder: Decoder,
+    head: Head,
     state: Rows,
-    logits: Float,
+    logits: Any,
     requests: Sequence[Request],
     processors: Sequence[Processor],
     *,
     begun: tuple[int, ...] = (),
     per_passage: bool = False,
-    threads: int = 1,
     cancellation: Cancellation | None = None,
 ) -> Iterator[None]:
     """Advance all requests until done; yields after every token, so that a stream can look at the searches.
 
     Args:
         decoder: runs the steps.
+        head: turns their logits into distributions.
         state: after the prefill; rows are the requests' passages, in order.
-        logits: float32 ``[rows, 1, vocab]`` after the prefill.
+        logits: ``[rows, 1, vocab]`` after the prefill.
         requests: the questions; their searches hold the results.
         processors: constraints on the marginal.
         begun: the tokens every answer begins with, which the constraints see too.
         per_passage: see `NextTokens`.
-        threads: threads of the kernels.
         cancellation: stops a step that runs.
     """
     active = list(requests)
     while active:
-        start = 0
-        for request in active:
-            rows = slice(start, start + request.num_docs)
-            beams = max(1, len(request.search.running))
-            step = NextTokens(
-                np.ascontiguousarray(logits[rows, :beams]),
-                request.priors,
-                [(*begun, *h.tokens) for h in request.search.running] or [begun],
-                processors,
-                per_passage=per_passage,
-                threads=threads,
-            )
+        beams = [max(1, len(r.search.running)) for r in active]
+        marginals = head.questions(logits, [r.priors for r in active], beams)
+        for request, distribution in zip(active, marginals, strict=True):
+            sequences = [(*begun, *h.tokens) for h in request.search.running] or [begun]
+            step = NextTokens(distribution, sequences, processors, per_passage=per_passage)
             request._parents = request.search.advance(step)
-            start += request.num_docs
         yield
         active = _drop_finished(state, active)
         if active:

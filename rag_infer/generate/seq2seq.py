@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import GenerationError
+from rag_infer.generate.device_cache import DeviceCache, DeviceGraphs
+from rag_infer.generate.host_cache import HostCache
 from rag_infer.parts import Seq2SeqGeneratorPart
 from rag_infer.session import Cancellation, Session
 from rag_infer.text import SLOT_BUCKET, bucket, pad
@@ -26,25 +29,36 @@ class Seq2SeqState:
     """The questions in progress, their contexts and their cache.
 
     Attributes:
-        cross: per layer keys ``[rows, heads, head_dim, tokens]`` and values ``[rows, heads, tokens, head_dim]``.
+        cache: keys and values, in memory or on the device.
         cross_bias: float32 ``[rows, tokens]``, 0 where a context has a token, minus infinity elsewhere.
         question_of_row: int64 ``[rows]``, ascending.
-        past: per layer keys and values of the generated tokens, ``[questions, heads, slots, head_dim]`` in the first
-            layer and ``[rows, heads, slots, head_dim]`` in the others.
         visible: bool ``[questions, beams, slots]``, the slots each beam sees.
         positions: int64 ``[questions, slots]``, the position of the token in each slot.
         used: slots that have been written.
         length: tokens of every beam so far, the start token included.
     """
 
-    cross: list[Float]
+    cache: HostCache | DeviceCache
     cross_bias: Float
     question_of_row: NDArray[np.int64]
-    past: list[Float]
     visible: NDArray[np.bool_]
     positions: NDArray[np.int64]
     used: int = 0
     length: int = 0
+
+    @classmethod
+    def begin(
+        cls, cache: HostCache | DeviceCache, cross_bias: Float, question_of_row: NDArray[np.int64]
+    ) -> Seq2SeqState:
+        """The state before anything is generated: no slot of the cache is seen."""
+        questions = int(question_of_row[-1]) + 1
+        return cls(
+            cache=cache,
+            cross_bias=cross_bias,
+            question_of_row=question_of_row,
+            visible=np.zeros((questions, 1, cache.slots), dtype=bool),
+            positions=np.zeros((questions, cache.slots), dtype=np.int64),
+        )
 
     @property
     def first_rows(self) -> NDArray[np.intp]:
@@ -53,15 +67,10 @@ class Seq2SeqState:
 
     def of_one_question(self, rows: slice) -> Seq2SeqState:
         """The rows of a question, as they were before anything was generated."""
-        past = [x[:1, :, :0] if i < 2 else x[rows, :, :0] for i, x in enumerate(self.past)]
-        return Seq2SeqState(
-            cross=[x[rows] for x in self.cross],
-            cross_bias=self.cross_bias[rows],
-            question_of_row=np.zeros(len(self.cross_bias[rows]), dtype=np.int64),
-            past=past,
-            visible=np.zeros((1, 1, 0), dtype=bool),
-            positions=np.zeros((1, 0), dtype=np.int64),
-        )
+        chosen = list(range(*rows.indices(len(self.question_of_row))))
+        questions = np.unique(self.question_of_row[chosen]).tolist()
+        none = np.zeros(len(chosen), dtype=np.int64)
+        return Seq2SeqState.begin(self.cache.of_rows(chosen, questions[:1]), self.cross_bias[chosen], none)
 
     def reserve(self, slots: int) -> None:
         """Make room for ``slots`` more."""
@@ -69,8 +78,9 @@ class Seq2SeqState:
         if self.used + slots <= capacity:
             return
         # Grows by half, so that long answers copy the cache a logarithmic number of times.
-        more = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET) - capacity
-        self.past = [np.pad(x, ((0, 0), (0, 0), (0, more), (0, 0))) for x in self.past]
+        larger = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET)
+        self.cache.reserve(larger)
+        more = larger - capacity
         self.visible = np.pad(self.visible, ((0, 0), (0, 0), (0, more)))
         self.positions = np.pad(self.positions, ((0, 0), (0, more)))
 
@@ -78,9 +88,8 @@ class Seq2SeqState:
         """Drop all rows but these; of each question all or none."""
         of_row = self.question_of_row[rows]
         questions = np.unique(of_row)
-        self.cross = [np.ascontiguousarray(x[rows]) for x in self.cross]
+        self.cache.keep(rows, questions.tolist())
         self.cross_bias = self.cross_bias[rows]
-        self.past = [np.ascontiguousarray(x[questions if i < 2 else rows]) for i, x in enumerate(self.past)]
         self.visible, self.positions = self.visible[questions], self.positions[questions]
         self.question_of_row = np.searchsorted(questions, of_row).astype(np.int64)
 
@@ -92,18 +101,28 @@ class Seq2SeqDecoder:
         encoder: the session of ``encoder.onnx``.
         step: the session of ``step.onnx``.
         part: the generator's entry in the manifest.
+        device: what keeps the cache on the device, or None for a cache in memory.
     """
 
-    def __init__(self, encoder: Session, step: Session, part: Seq2SeqGeneratorPart) -> None:
+    def __init__(
+        self,
+        encoder: Session,
+        step: Session,
+        part: Seq2SeqGeneratorPart,
+        *,
+        device: DeviceGraphs | None = None,
+    ) -> None:
         self._encoder = encoder
         self._step = step
         self._part = part
+        self._device = device
 
     def read(
         self,
         contexts: Sequence[Sequence[int]],
         counts: Sequence[int],
         *,
+        reserve: int = 0,
         cancellation: Cancellation | None = None,
     ) -> Seq2SeqState:
         """Read contexts, and be ready to generate or to score.
@@ -111,6 +130,8 @@ class Seq2SeqDecoder:
         Args:
             contexts: token ids of each, question by question.
             counts: how many each question has.
+            reserve: slots to leave for generated tokens on a device.
+            cancellation: stops the run.
 
         Raises:
             GenerationError: a context is longer than the model's positions.
@@ -118,23 +139,13 @@ class Seq2SeqDecoder:
         longest, limit = max(map(len, contexts)), self._part.max_positions
         if limit is not None and longest > limit:
             raise GenerationError(f"a context of {longest} tokens is above the model's {limit} positions")
-        cross, bias = self._encode(contexts, cancellation)
-        part, questions, rows = self._part, len(counts), len(contexts)
-        past = [
-            np.zeros((questions if i < 2 else rows, part.num_heads, 0, part.head_dim), dtype=np.float32)
-            for i in range(2 * part.num_layers)
-        ]
-        return Seq2SeqState(
-            cross=cross,
-            cross_bias=bias,
-            question_of_row=np.repeat(np.arange(questions, dtype=np.int64), counts),
-            past=past,
-            visible=np.zeros((questions, 1, 0), dtype=bool),
-            positions=np.zeros((questions, 0), dtype=np.int64),
-        )
+        question_of_row = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        read = self._read if self._device is None else self._read_on_device
+        cache, bias = read(contexts, len(counts), reserve, cancellation)
+        return Seq2SeqState.begin(cache, bias, question_of_row)
 
-    def start(self, state: Seq2SeqState, *, cancellation: Cancellation | None = None) -> Float:
-        """Logits of the first token, after the start token: float32 ``[rows, 1, vocab]``; ``state`` is changed."""
+    def start(self, state: Seq2SeqState, *, cancellation: Cancellation | None = None) -> Any:
+        """Logits of the first token, after the start token, as `step` gives them; ``state`` is changed."""
         rows = len(state.question_of_row)
         tokens = np.full((rows, 1), self._part.decoder_start_token_id, dtype=np.int64)
         return self.step(state, np.zeros_like(tokens), tokens, cancellation=cancellation)
@@ -146,7 +157,7 @@ class Seq2SeqDecoder:
         tokens: NDArray[np.int64],
         *,
         cancellation: Cancellation | None = None,
-    ) -> Float:
+    ) -> Any:
         """Append one token to each beam.
 
         Args:
@@ -156,7 +167,7 @@ class Seq2SeqDecoder:
             tokens: int64 ``[rows, beams]``, the token it is extended by.
 
         Returns:
-            Logits after the new tokens: float32 ``[rows, beams, vocab]``.
+            Logits after the new tokens: float32 ``[rows, beams, vocab]``, on the device where the cache is there.
 
         Raises:
             GenerationError: there is no position left.
@@ -172,8 +183,7 @@ class Seq2SeqDecoder:
         positions = np.full((questions, beams), state.length, dtype=np.int64)
         logits, new = self._run(state, tokens, positions, visible, cancellation)
         slots = slice(state.used, state.used + beams)
-        for past, latest in zip(state.past, new, strict=True):
-            past[:, :, slots] = latest
+        state.cache.write(new, state.used)
         state.visible[:, :, slots] = alone
         state.positions[:, slots] = positions
         state.used += beams
@@ -196,9 +206,12 @@ class Seq2SeqDecoder:
         count, length = answers.shape
         self._check_length(length)
         branch = np.kron(np.eye(count, dtype=bool), np.tril(np.ones((length, length), dtype=bool)))
+        visible = np.pad(branch, ((0, 0), (state.visible.shape[2], 0)))[None]  # no slot, but each other
         positions = np.tile(np.arange(length, dtype=np.int64), (1, count))
-        logits, _ = self._run(state, answers.reshape(1, -1), positions, branch[None], cancellation)
-        return logits.reshape(len(logits), count, length, -1)
+        logits: Float
+        logits, _ = self._run(state, answers.reshape(1, -1), positions, visible, cancellation, fetched=True)
+        shaped: Float = logits.reshape(len(logits), count, length, -1)
+        return shaped
 
     def _check_length(self, length: int) -> None:
         limit = self._part.max_positions
@@ -207,29 +220,65 @@ class Seq2SeqDecoder:
                 f"an answer of {length} tokens is above the model's {limit} positions: ask for fewer tokens"
             )
 
-    def _encode(
-        self, contexts: Sequence[Sequence[int]], cancellation: Cancellation | None
-    ) -> tuple[list[Float], Float]:
-        """Keys and values of the contexts, and which of their tokens count."""
-        names = [f"cross_{what}_{i}" for i in range(self._part.num_layers) for what in ("keys", "values")]
+    def _inputs(self, contexts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], Float]:
+        """Token ids, and the bias that says which count."""
         ids, mask = pad(contexts, self._part.pad_token_id)
         limit = self._part.max_positions
         if limit is not None:  # a bucket may be wider than the table of positions
             ids, mask = ids[:, :limit], mask[:, :limit]
-        bias = np.where(mask.astype(bool), np.float32(0), np.float32(-np.inf))
+        return np.ascontiguousarray(ids), np.where(mask.astype(bool), np.float32(0), np.float32(-np.inf))
+
+    def _cross_names(self) -> list[str]:
+        return [f"cross_{what}_{i}" for i in range(self._part.num_layers) for what in ("keys", "values")]
+
+    def _past(self, questions: int, rows: int, slots: int) -> list[Float]:
+        part, dtype = self._part, self._step.dtype("past_keys_0")
+        return [
+            np.zeros((questions if i < 2 else rows, part.num_heads, slots, part.head_dim), dtype=dtype)
+            for i in range(2 * part.num_layers)
+        ]
+
+    def _read(
+        self,
+        contexts: Sequence[Sequence[int]],
+        questions: int,
+        reserve: int,
+        cancellation: Cancellation | None,
+    ) -> tuple[HostCache, Float]:
+        """Keys and values of the contexts, and which of their tokens count."""
+        del reserve  # memory grows as it is used
+        names, (ids, bias) = self._cross_names(), self._inputs(contexts)
+        past = self._past(questions, len(contexts), 0)
         same_bucket = len({bucket(len(c)) for c in contexts}) == 1
         if same_bucket:
-            inputs = {"input_ids": np.ascontiguousarray(ids), "attention_bias": bias}
-            return self._encoder.run(inputs, names, cancellation=cancellation), bias
+            inputs: dict[str, NDArray[Any]] = {"input_ids": ids, "attention_bias": bias}
+            return HostCache(self._encoder.run(inputs, names, cancellation=cancellation), past), bias
         # Row by row: a row of a passage's length keeps the processors busy, and none computes padding.
         parts = []
         for row, row_bias, context in zip(ids, bias, contexts, strict=True):
             width = min(bucket(len(context)), ids.shape[1])
             inputs = {"input_ids": row[None, :width], "attention_bias": row_bias[None, :width]}
             parts.append(self._encoder.run(inputs, names, cancellation=cancellation))
-        return [
+        cross = [
             _stack(arrays, ids.shape[1], axis=3 - i % 2) for i, arrays in enumerate(zip(*parts, strict=True))
-        ], bias
+        ]
+        return HostCache(cross, past), bias
+
+    def _read_on_device(
+        self,
+        contexts: Sequence[Sequence[int]],
+        questions: int,
+        reserve: int,
+        cancellation: Cancellation | None,
+    ) -> tuple[DeviceCache, Float]:
+        """As `_read`, all rows at once: what is read stays on the device."""
+        assert self._device is not None
+        ids, bias = self._inputs(contexts)
+        inputs = {"input_ids": ids, "attention_bias": bias}
+        cross = self._encoder.run_on_device(inputs, kept=self._cross_names(), cancellation=cancellation)
+        past = self._past(questions, len(contexts), bucket(max(reserve, 1), SLOT_BUCKET))
+        names = [f"past_{what}_{i}" for i in range(self._part.num_layers) for what in ("keys", "values")]
+        return DeviceCache(self._device, {**cross, **dict(zip(names, past, strict=True))}), bias
 
     def _run(
         self,
@@ -238,8 +287,10 @@ class Seq2SeqDecoder:
         positions: NDArray[np.int64],
         visible: NDArray[np.bool_],
         cancellation: Cancellation | None,
-    ) -> tuple[Float, list[Float]]:
-        """(logits ``[rows, queries, vocab]``, per layer keys and values of the new tokens)."""
+        *,
+        fetched: bool = False,
+    ) -> tuple[Any, Any]:
+        """(logits ``[rows, queries, vocab]``, keys and values of the new tokens)."""
         inputs = {
             "input_ids": np.ascontiguousarray(tokens),
             "position_ids": positions,
@@ -248,23 +299,15 @@ class Seq2SeqDecoder:
             "cross_bias": state.cross_bias,
             "question_of_row": state.question_of_row,
         }
-        names = ["logits"]
-        for i in range(self._part.num_layers):
-            for j, what in enumerate(("keys", "values")):
-                inputs[f"past_{what}_{i}"] = state.past[2 * i + j]
-                inputs[f"cross_{what}_{i}"] = state.cross[2 * i + j]
-                names.append(f"new_{what}_{i}")
-        # A family has absolute positions or relative ones, not both.
-        known = {name: array for name, array in inputs.items() if name in self._step.input_names}
-        logits, *new = self._step.run(known, names, cancellation=cancellation)
-        return logits, new
+        # A family has absolute positions or relative ones, not both: the cache leaves out what the graph lacks.
+        return state.cache.run(self._step, inputs, fetched=fetched, cancellation=cancellation)
 
 
 def _stack(parts: Sequence[Float], width: int, *, axis: int) -> Float:
     """Arrays of one row each as one array, zeros behind those that are shorter along ``axis``."""
     shape = list(parts[0].shape)
     shape[0], shape[axis] = len(parts), width
-    stacked = np.zeros(shape, dtype=np.float32)
+    stacked = np.zeros(shape, dtype=parts[0].dtype)
     for i, part in enumerate(parts):
         place = [slice(None)] * 4
         place[0], place[axis] = slice(i, i + 1), slice(0, part.shape[axis])

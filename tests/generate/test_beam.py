@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from rag_infer import GenerationConfig
 from rag_infer.generate.candidates import NextTokens
 from rag_infer.generate.constraints import processors
+from rag_infer.generate.head import KernelMarginals
 from rag_infer.generate.rag_token import new_search
 from rag_infer.generate.search import Search
 
@@ -54,7 +55,7 @@ def drive(search: Search, model: LlamaForCausalLM, config: GenerationConfig) -> 
         sequences: Sequence[Sequence[int]] = [h.tokens for h in search.running] or [()]
         with torch.no_grad():
             logits = model(torch.tensor([[*PROMPT, *s] for s in sequences])).logits[:, -1].contiguous()
-        search.advance(NextTokens(logits.numpy()[None], priors, sequences, constraints))
+        search.advance(NextTokens(KernelMarginals(logits.numpy()[None], priors), sequences, constraints))
 
 
 def settings_of(seed: int) -> dict[str, Any]:
@@ -118,7 +119,7 @@ def test_decided_tokens_never_change(model: LlamaForCausalLM) -> None:
         sequences: Sequence[Sequence[int]] = [h.tokens for h in search.running] or [()]
         with torch.no_grad():
             logits = model(torch.tensor([[*PROMPT, *s] for s in sequences])).logits[:, -1].contiguous()
-        search.advance(NextTokens(logits.numpy()[None], priors, sequences, []))
+        search.advance(NextTokens(KernelMarginals(logits.numpy()[None], priors), sequences, []))
         decided = [h.token for h in search.decided()]
         assert decided[: len(seen)] == seen
         seen = decided

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rag_infer import GenerationConfig
+from rag_infer import GenerationConfig, marginalise
 from rag_infer.generate import candidates
 from rag_infer.generate.candidates import NextTokens
 from rag_infer.generate.constraints import processors
+from rag_infer.generate.head import KernelMarginals
 from tests.generate.twins import constrained
 
 VOCAB = 30
@@ -116,9 +117,9 @@ def test_looking_at_few_tokens_finds_what_looking_at_all_finds(
     logits = random.integers(-3, 3, size=(2, len(beams), 40)).astype(np.float32)
     priors = np.log(np.array([0.4, 0.6], dtype=np.float32))
     chosen = processors(GenerationConfig(**settings), eos_token_ids=[EOS], vocab_size=40)
-    few = NextTokens(logits, priors, beams, chosen).best(k)
+    few = NextTokens(KernelMarginals(logits, priors), beams, chosen).best(k)
     with mock.patch.object(candidates, "MANY_TOUCHED", -1):
-        scores, tokens = NextTokens(logits, priors, beams, chosen).best(k)
+        scores, tokens = NextTokens(KernelMarginals(logits, priors), beams, chosen).best(k)
     np.testing.assert_array_equal(few[0], scores)
     possible = np.isfinite(scores)
     np.testing.assert_array_equal(few[1][possible], tokens[possible])
@@ -134,14 +135,12 @@ def test_a_constraint_with_nothing_to_say_costs_nothing(monkeypatch: pytest.Monk
     logits = np.random.default_rng(3).normal(size=(2, 1, 40)).astype(np.float32)
     priors = np.log(np.array([0.4, 0.6], dtype=np.float32))
     asked: list[int] = []
-    gather = candidates.marginalise.token_posterior
-    monkeypatch.setattr(
-        candidates.marginalise, "token_posterior", lambda *a, **k: asked.append(1) or gather(*a, **k)
-    )
+    gather = marginalise.token_posterior
+    monkeypatch.setattr(marginalise, "token_posterior", lambda *a, **k: asked.append(1) or gather(*a, **k))
     for length, gathers in ((0, 1), (1, 2), (2, 2), (3, 2)):
-        found = NextTokens(logits, priors, [(5,) * length], chosen).best(4)
+        found = NextTokens(KernelMarginals(logits, priors), [(5,) * length], chosen).best(4)
         assert len(asked) == gathers
-    for part, same in zip(found, candidates.marginalise.top_tokens(logits, priors, 4), strict=True):
+    for part, same in zip(found, marginalise.top_tokens(logits, priors, 4), strict=True):
         np.testing.assert_array_equal(part, same)
 
 

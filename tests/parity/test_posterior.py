@@ -139,13 +139,13 @@ def test_contexts_are_read_once(pair: Callable[[str, int], Pair], monkeypatch: p
     """5 passages and 4 beams: 5 contexts encoded; transformers encodes 105 (5, and 5 for each of 20)."""
     model, generator = pair("bart", 0)
     read: list[int] = []
-    encode = Seq2SeqDecoder._encode
+    inputs = Seq2SeqDecoder._inputs
 
-    def counted(self: Seq2SeqDecoder, contexts: Any, cancellation: Any) -> Any:
+    def counted(self: Seq2SeqDecoder, contexts: Any) -> Any:
         read.append(len(contexts))
-        return encode(self, contexts, cancellation)
+        return inputs(self, contexts)
 
-    monkeypatch.setattr(Seq2SeqDecoder, "_encode", counted)
+    monkeypatch.setattr(Seq2SeqDecoder, "_inputs", counted)
     rows = np.full((5, 6), 20, dtype=np.int64) + np.arange(5)[:, None]
     output = generator.generate_from_contexts(
         rows,

@@ -1,0 +1,211 @@
+"""Cache and logits that stay on the device, against those in memory.
+
+The device is the CPU, where ONNX Runtime binds inputs and outputs as it does elsewhere, and CUDA where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rag_infer import GenerationConfig, Generator, marginalise
+from rag_infer.bundle import Bundle
+from rag_infer.errors import DeviceError, GenerationError
+from rag_infer.export import export_bundle
+from rag_infer.export.device_graphs import HEAD
+from rag_infer.generate import model
+from rag_infer.generate.device_cache import DeviceCache
+from rag_infer.generate.device_head import GraphHead
+from rag_infer.session import Cancellation, Session, check_device
+from tests.generate.conftest import TinyRag, arrays, random_contexts
+from tests.seq2seq_checkpoints import write_seq2seq
+
+KINDS = ["llama", "bart", "t5"]
+Twins = Callable[[str], tuple[Generator, Generator]]
+
+
+def cuda_reason() -> str | None:
+    """Why CUDA cannot be used, or None."""
+    try:
+        check_device("cuda")
+    except DeviceError as error:
+        return str(error)
+    return None
+
+
+def some_contexts(seed: int, *, questions: int, num_docs: int) -> list[list[list[int]]]:
+    """Contexts of ordinary tokens that every kind has."""
+    drawn = random_contexts(seed, questions=questions, num_docs=num_docs)
+    return [[[5 + t % 90 for t in context] for context in question] for question in drawn]
+
+
+@pytest.fixture(scope="module", params=["cpu", "cuda"])
+def twins(request: pytest.FixtureRequest, tiny: TinyRag, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    """By kind of generator: (one with all in memory, one that keeps all on the device)."""
+    device = str(request.param)
+    if device == "cuda" and (reason := cuda_reason()):
+        pytest.skip(reason)
+    made: dict[str, tuple[Generator, Generator]] = {}
+
+    def make(kind: str) -> tuple[Generator, Generator]:
+        if kind not in made:
+            folder = tiny.folder
+            if kind != "llama":
+                folder = tmp_path_factory.mktemp(kind)
+                write_seq2seq(folder / "checkpoint", kind, seed=3)
+                folder = export_bundle(folder / "bundle", generator=folder / "checkpoint").folder
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(model, "keeps_on_device", lambda _: True)
+                there = Generator.from_pretrained(folder, device=device, threads=1)
+            made[kind] = (Generator.from_pretrained(folder, threads=1), there)
+        return made[kind]
+
+    return make
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "greedy": {"max_new_tokens": 9},
+    "beams": {"num_beams": 4, "max_new_tokens": 9, "num_return_sequences": 3},
+    "long": {"num_beams": 2, "max_new_tokens": 40, "min_length": 40},
+    "few constraints": {"num_beams": 3, "max_new_tokens": 8, "min_length": 5, "bad_words_ids": [[7], [8, 9]]},
+    "many constraints": {
+        "num_beams": 2,
+        "max_new_tokens": 8,
+        "no_repeat_ngram_size": 2,
+        "repetition_penalty": 1.3,
+    },
+    "sampling": {"do_sample": True, "seed": 5, "max_new_tokens": 7, "num_return_sequences": 3, "top_k": 9},
+    "sequence": {"strategy": "rag-sequence", "num_beams": 3, "max_new_tokens": 7},
+    "sequence, greedy": {"strategy": "rag-sequence-fast", "max_new_tokens": 7, "repetition_penalty": 1.2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_same_sequences(twins: Twins, kind: str, name: str) -> None:
+    """Three questions, which end at different steps: rows leave the cache, and slots are added to it."""
+    here, there = twins(kind)
+    config = GenerationConfig(**SETTINGS[name])
+    scores = np.random.default_rng(4).normal(scale=2, size=(3, 3)).astype(np.float32)
+    given_arrays = arrays(some_contexts(11, questions=3, num_docs=3), scores.tolist())
+    wanted = here.generate_from_contexts(*given_arrays, config=config)
+    found = there.generate_from_contexts(*given_arrays, config=config)
+    np.testing.assert_array_equal(found.sequences, wanted.sequences)
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=2e-4)
+    np.testing.assert_allclose(found.doc_posterior, wanted.doc_posterior, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_of_the_cache_comes_back(twins: Twins, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between reading the contexts and the last token only the best tokens are fetched."""
+    _, there = twins(kind)
+    fetched: list[str] = []
+    run = Session.run_on_device
+
+    def watched(self: Session, inputs: Any, **settings: Any) -> Any:
+        fetched.extend(settings.get("fetched", ()))
+        return run(self, inputs, **settings)
+
+    def forbidden(*_: Any) -> None:
+        raise AssertionError("the cache went through the host")
+
+    monkeypatch.setattr(Session, "run_on_device", watched)
+    monkeypatch.setattr(DeviceCache, "reserve", forbidden)
+    given_arrays = arrays(some_contexts(2, questions=2, num_docs=2), [[1.0, 0.0], [0.5, 0.5]])
+    there.generate_from_contexts(*given_arrays, config=GenerationConfig(num_beams=2, max_new_tokens=6))
+    assert set(fetched) == {"top_scores", "top_tokens", "top_by_doc"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_can_be_cancelled(twins: Twins, kind: str) -> None:
+    _, there = twins(kind)
+    ids, mask, scores = arrays(some_contexts(2, questions=1, num_docs=2), [[1.0, 0.0]])
+    state, logits, _ = there._model.start(
+        (),
+        [[row[m > 0].tolist() for row, m in zip(ids, mask, strict=True)]],
+        [2],
+        reserve=4,
+        cancellation=None,
+    )
+    cancellation = Cancellation()
+    cancellation.cancel()
+    zeros = np.zeros((2, 1), dtype=np.int64)
+    with pytest.raises(GenerationError, match="cancelled"):
+        there._model.decoder.step(state, zeros, zeros + 5, cancellation=cancellation)
+    assert len(marginalise.log_priors(scores)) == len(scores)
+    del logits
+
+
+@pytest.fixture(scope="module")
+def head(tiny: TinyRag) -> Session:
+    """The session of ``head.onnx``."""
+    part = Bundle.load(tiny.folder).manifest.generator
+    assert part is not None
+    assert part.head_graph == HEAD
+    return Session(Bundle.load(tiny.folder).file(part, HEAD), threads=1)
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 30), beams=st.integers(1, 4), spread=st.floats(0.1, 30))
+@settings(deadline=None, max_examples=60)
+def test_the_head_is_the_kernel(head: Session, seed: int, k: int, beams: int, spread: float) -> None:
+    """Questions of unequal numbers of passages, tokens that some or all passages rule out."""
+    random = np.random.default_rng(seed)
+    counts = [3, 1, 2]
+    logits = (random.normal(size=(sum(counts), beams, 23)) * spread).astype(np.float32)
+    logits[random.random(logits.shape) < 0.1] = -np.inf
+    logits[:, :, 0] = 0  # each row has a token that is possible
+    logits[:, :, 5] = -np.inf
+    priors = [marginalise.log_priors(random.normal(size=n).astype(np.float32)) for n in counts]
+    priors[0][2] = -np.inf
+    start = 0
+    for marginals, prior in zip(
+        GraphHead(head, 23).questions(logits, priors, [beams] * 3), priors, strict=True
+    ):
+        rows = logits[start : start + len(prior)]
+        start += len(prior)
+        scores, tokens = marginals.top(min(k, 23))
+        wanted_scores, wanted_tokens = marginalise.top_tokens(rows, prior, min(k, 23))
+        np.testing.assert_allclose(scores, wanted_scores, atol=1e-4, rtol=1e-5)
+        apart = np.ones_like(scores, dtype=bool)  # where rounding cannot change the order
+        steps = -np.diff(np.maximum(wanted_scores, -1e9), axis=1)
+        apart[:, 1:] &= steps > 1e-3
+        apart[:, :-1] &= steps > 1e-3
+        apart[:, -1] = False  # the next one is not known
+        np.testing.assert_array_equal(tokens[apart], wanted_tokens[apart])
+        np.testing.assert_allclose(
+            marginals.scores(), marginalise.log_probs(rows, prior), atol=1e-4, rtol=1e-5
+        )
+        asked = random.integers(0, 23, size=(beams, 2))
+        for chosen in (asked, np.maximum(tokens[:, :1], 0)):
+            found, wanted = marginals.of(chosen), marginalise.token_posterior(rows, prior, chosen)
+            np.testing.assert_allclose(found[0], wanted[0], atol=1e-4, rtol=1e-5)
+            np.testing.assert_allclose(found[1], wanted[1], atol=1e-4)
+        np.testing.assert_array_equal(marginals.logits(), rows[0])
+
+
+def test_a_bundle_without_these_graphs_still_runs(tiny: TinyRag, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundles exported before there were any."""
+    monkeypatch.setattr(model, "keeps_on_device", lambda _: True)
+    bundle = Bundle.load(tiny.folder)
+    part = bundle.manifest.generator
+    object.__setattr__(part, "head_graph", None)
+    contexts = arrays(some_contexts(5, questions=1, num_docs=2), [[1.0, 0.0]])
+    config = GenerationConfig(max_new_tokens=5)
+    found = Generator(bundle, threads=1).generate_from_contexts(*contexts, config=config)
+    wanted = tiny.generator.generate_from_contexts(*contexts, config=config)
+    np.testing.assert_array_equal(found.sequences, wanted.sequences)
+
+
+def test_files(tiny: TinyRag) -> None:
+    """They hold no weights."""
+    part = Bundle.load(tiny.folder).manifest.generator
+    assert part is not None
+    for name in (part.append_graph, part.keep_graph, part.head_graph):
+        assert name is not None
+        assert 0 < Path(tiny.folder, part.path, name).stat().st_size < 50_000
