@@ -14,7 +14,8 @@ def main() -> None:
     """Serve."""
     given = arguments()
     inputs = np.load(given["inputs"])
-    generator = Generator.from_pretrained(given["bundle"], threads=given["threads"])
+    device = given.get("device", "cpu")
+    generator = Generator.from_pretrained(given["bundle"], threads=given["threads"], device=device)
     config = GenerationConfig(**given["generation"])
 
     def run() -> dict[str, object]:

@@ -29,11 +29,14 @@ def main() -> None:
     inputs = np.load(given["inputs"])
     settings = dict(given["generation"])
     kind = "RagTokenForGeneration" if settings.pop("strategy") == "rag-token" else "RagSequenceForGeneration"
-    model = load(given["checkpoint"], kind)
+    device = given.get("device", "cpu")
+    model = load(given["checkpoint"], kind).to(device, dtype=getattr(torch, given.get("dtype", "float32")))
+    if given.get("compile"):
+        model.rag.generator.compile()
     tensors = {
-        "context_input_ids": torch.from_numpy(inputs["ids"]),
-        "context_attention_mask": torch.from_numpy(inputs["mask"]),
-        "doc_scores": torch.from_numpy(inputs["doc_scores"]),
+        "context_input_ids": torch.from_numpy(inputs["ids"]).to(device),
+        "context_attention_mask": torch.from_numpy(inputs["mask"]).to(device),
+        "doc_scores": torch.from_numpy(inputs["doc_scores"]).to(device),
     }
     n_docs = inputs["doc_scores"].shape[1]
 

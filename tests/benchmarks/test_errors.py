@@ -42,6 +42,13 @@ def test_models_that_are_not_there(module: str, missing: str, tmp_path: Path) ->
     assert done.stdout == ""
 
 
+def test_a_device_that_is_not_there(tmp_path: Path) -> None:
+    done = run("bench_rag", "--device", "tpu", cache=tmp_path)
+    assert done.returncode == FAILURE
+    assert done.stderr.startswith("error: unknown device 'tpu'")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.fixture
 def broken_demo(tmp_path: Path) -> Path:
     """A cache whose demo has a bundle with nothing in it."""
