@@ -85,20 +85,20 @@ def greedy_in_transformers(generator: LoadedGenerator, prompt: Sequence[int], to
     return [int(t) for t in output[0, ids.shape[1] :]]
 
 
-def compare_precisions(reference: Path, quantised: Path, part: CausalGeneratorPart) -> dict[str, Any]:
-    """How often a quantised decoder graph chooses the tokens of the fp32 one, over the sample questions.
+def compare_precisions(reference: Path, lowered: Path, part: CausalGeneratorPart) -> dict[str, Any]:
+    """How often a decoder graph of another precision chooses the tokens of the fp32 one, over the sample questions.
 
     Args:
-        reference, quantised: the two graphs; ``tokenizer.json`` lies beside the quantised one.
+        reference, lowered: the two graphs; ``tokenizer.json`` lies beside the second.
         part: their entry in the manifest.
 
     Returns:
-        token_agreement: share of the fp32 answers' tokens that are also the quantised graph's best, given the same
+        token_agreement: share of the fp32 answers' tokens that are also the other graph's best, given the same
         tokens before; equal_answers: share of the answers it would give word for word; prompts, tokens: how many.
     """
-    preamble, prompts = sample_prompts(quantised.with_name("tokenizer.json"), part)
+    preamble, prompts = sample_prompts(lowered.with_name("tokenizer.json"), part)
     answers = _answers(CausalDecoder(Session(reference), part), preamble, prompts, part.eos_token_ids)
-    decoder = CausalDecoder(Session(quantised), part)
+    decoder = CausalDecoder(Session(lowered), part)
     same = [
         _best_tokens(decoder, preamble, prompt, answer) == np.array(answer)
         for prompt, answer in zip(prompts, answers, strict=True)

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rag_infer.bundle import MANIFEST, Bundle, Manifest, record_files
+from rag_infer.bundle import MANIFEST, PRECISIONS, Bundle, Manifest, record_files
 from rag_infer.compose import ANSWER_RESERVE
 from rag_infer.errors import ExportError
 from rag_infer.export.causal import LoadedGenerator
 from rag_infer.export.encoder_graph import write_encoder_graph
 from rag_infer.export.folder import new_folder
 from rag_infer.export.generator_writer import Loaded, check_room, load_any_generator, write_generator
+from rag_infer.export.half_writer import halve_encoder
 from rag_infer.export.parity import check_encoder
 from rag_infer.export.quantise import quantise_graph
 from rag_infer.export.rag import load_rag
@@ -24,7 +25,6 @@ from rag_infer.version import __version__
 
 # Tokens a question must be able to have.
 QUESTION_ROOM = 32
-PRECISIONS = ("fp32", "int8")
 DEFAULT_N_DOCS = 5
 # sentence-transformers trains with softmax(20 * cosine) (MultipleNegativesRankingLoss); DPR with the plain product.
 COSINE_SCORE_SCALE, DOT_SCORE_SCALE = 20.0, 1.0
@@ -62,7 +62,8 @@ def export_bundle(
             DPR's. Equal to the question encoder it is stored once.
         generator: folder, GGUF file or hub name of a Llama checkpoint, folder or hub name of a BART, mBART, T5, Pegasus
             or Marian checkpoint; None leaves the bundle without.
-        precision: "fp32" or "int8" (weights and activations quantised dynamically).
+        precision: "fp32", "fp16" (weights, activations and caches of half the size, for GPUs; the CPU runs it, but no
+            faster) or "int8" (weights and activations quantised dynamically).
         force: whether a bundle that stands at ``out`` is replaced.
         pooling: "mean", "cls" or "pooler", for plain BERT folders, which do not say; default "mean".
         similarity: "cosine" or "dot"; default: as the checkpoint says, else "dot".
@@ -158,11 +159,11 @@ class _Writer:
         folder.mkdir()
         encoder.tokenizer.save(str(folder / "tokenizer.json"))
         graph = folder / part.graph
-        self._encoder_graph(encoder, graph)
+        figures = self._encoder_graph(encoder, graph)
         self._tell(f"comparing the {role} encoder with PyTorch")
         report = check_encoder(encoder, graph, self._precision)
         self._parts[name] = part
-        self._parity[name] = {"source": _absolute(source), **report}
+        self._parity[name] = {"source": _absolute(source), **report, **figures}
 
     def generator(self, loaded: Loaded, source: Source, prompt: PromptTemplate | None) -> None:
         """Export the generator."""
@@ -180,21 +181,21 @@ class _Writer:
         self._parts["generator"] = part
         self._parity["generator"] = {"source": _absolute(str(source)), **report}
 
-    def _encoder_graph(self, encoder: LoadedEncoder, graph: Path) -> None:
-        if not self._quantises:
+    def _encoder_graph(self, encoder: LoadedEncoder, graph: Path) -> dict[str, Any]:
+        """Write the graph; returns what the report says of its precision."""
+        if self._precision == "fp32":
             write_encoder_graph(encoder, graph)
-            return
+            return {}
         with self._reference(graph) as reference:
             write_encoder_graph(encoder, reference)
+            if self._precision == "fp16":
+                return halve_encoder(encoder, reference, graph)
             quantise_graph(reference, graph)
-
-    @property
-    def _quantises(self) -> bool:
-        return self._precision != "fp32"
+        return {}
 
     @contextlib.contextmanager
     def _reference(self, graph: Path) -> Iterator[Path]:
-        """Where the fp32 twin of a quantised graph lies while both are needed."""
+        """Where the fp32 twin of a graph of another precision lies while both are needed."""
         path = graph.with_name("fp32." + graph.name)
         yield path
         for written in (path, path.with_name(path.name + ".data")):

@@ -15,6 +15,7 @@ from rag_infer.export.checkpoint import find_checkpoint, read_config
 from rag_infer.export.device_graphs import write_device_graphs
 from rag_infer.export.families.llama import FLOAT32_WEIGHTS
 from rag_infer.export.graph_file import WeightFile
+from rag_infer.export.half_writer import halve_causal, halve_seq2seq
 from rag_infer.export.parity import check_generator
 from rag_infer.export.quantise import quantise_graph
 from rag_infer.export.seq2seq import (
@@ -57,7 +58,7 @@ def write_generator(
         loaded: the generator.
         part: its entry in the manifest.
         folder: where the files go.
-        precision: "fp32" or "int8".
+        precision: "fp32", "fp16" or "int8".
         tell: is given a line of text as each step begins.
 
     Raises:
@@ -78,43 +79,50 @@ def _write_causal(
     loaded: LoadedGenerator, part: CausalGeneratorPart, folder: Path, precision: str, tell: Tell
 ) -> dict[str, Any]:
     graph = folder / part.graph
+    figures: dict[str, Any] = {}
     if precision == "fp32":
         write_decoder_graph(loaded.model, graph)
-        tokens = {"greedy_tokens_of_transformers": check_greedy(loaded, part, graph)}
+        figures["greedy_tokens_of_transformers"] = check_greedy(loaded, part, graph)
     else:
         with _reference(folder) as reference:
             write_decoder_graph(loaded.model, reference / part.graph)
-            tell("quantising the generator")
-            quantise_graph(reference / part.graph, graph, keep=FLOAT32_WEIGHTS)
+            tell(f"converting the generator to {precision}")
+            if precision == "fp16":
+                figures = halve_causal(part, reference / part.graph, graph)
+            else:
+                quantise_graph(reference / part.graph, graph, keep=FLOAT32_WEIGHTS)
             tell("comparing the generator's tokens with fp32")
-            agreement = compare_precisions(reference / part.graph, graph, part)
-            tokens = {"agreement_with_fp32": agreement}
+            figures["agreement_with_fp32"] = compare_precisions(reference / part.graph, graph, part)
     tell("comparing the generator with PyTorch")
-    return {**check_generator(loaded, part, graph, precision), **tokens}
+    return {**check_generator(loaded, part, graph, precision), **figures}
 
 
 def _write_seq2seq(
     loaded: LoadedSeq2Seq, part: Seq2SeqGeneratorPart, folder: Path, precision: str, tell: Tell
 ) -> dict[str, Any]:
-    parts, tokens = read_parts(loaded.model), {}
+    parts = read_parts(loaded.model)
+    figures: dict[str, Any] = {}
     if precision == "fp32":
         write_seq2seq_graphs(parts, folder)
     else:
         with _reference(folder) as reference:
             write_seq2seq_graphs(parts, reference)
-            tell("quantising the generator")
-            file = WeightFile(folder / WEIGHTS)
-            for name in (ENCODER, STEP):
-                quantise_graph(reference / name, folder / name, file=file)
+            tell(f"converting the generator to {precision}")
+            if precision == "fp16":
+                figures = halve_seq2seq(part, reference, folder, pre_norm=parts.encoder.pre_norm)
+            else:
+                file = WeightFile(folder / WEIGHTS)
+                for name in (ENCODER, STEP):
+                    quantise_graph(reference / name, folder / name, file=file)
             tell("comparing the generator's tokens with fp32")
-            tokens = {"agreement_with_fp32": compare_seq2seq_precisions(reference, folder, part)}
+            figures["agreement_with_fp32"] = compare_seq2seq_precisions(reference, folder, part)
     tell("comparing the generator with PyTorch")
-    return {**check_seq2seq(loaded, part, folder, precision), **tokens}
+    return {**check_seq2seq(loaded, part, folder, precision), **figures}
 
 
 @contextlib.contextmanager
 def _reference(folder: Path) -> Iterator[Path]:
-    """Where the fp32 twins of quantised graphs lie while both are needed."""
+    """Where the fp32 twins of graphs of another precision lie while both are needed."""
     path = folder / "fp32"
     path.mkdir()
     yield path

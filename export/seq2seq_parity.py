@@ -1,4 +1,4 @@
-"""Proof that an encoder-decoder's graphs compute what transformers computes, and how far int8 is from fp32."""
+"""Proof that an encoder-decoder's graphs compute what transformers computes; how far fp16 and int8 are from fp32."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rag_infer.compose import Seq2SeqComposer
-from rag_infer.export.parity import STORED_COLUMNS, demand, report_figures, store
+from rag_infer.export.parity import STORED_COLUMNS, demand, report_figures, store, to_store
 from rag_infer.export.sample_questions import SAMPLES
 from rag_infer.export.seq2seq import LoadedSeq2Seq
 from rag_infer.generate.seq2seq import Seq2SeqDecoder
@@ -44,7 +44,7 @@ def check_seq2seq(
     chain, expected, found = compare_seq2seq(generator, part, folder)
     figures = demand(folder / part.step_graph, differences(expected, found), precision)
     columns = np.arange(0, found.shape[1], max(1, found.shape[1] // STORED_COLUMNS))
-    stored = expected if precision == "fp32" else found
+    stored = to_store(expected, found, precision)
     store(folder / part.step_graph, {**chain.arrays(), "columns": columns, "logits": stored[:, columns]})
     return {
         **generator.origin,
@@ -58,25 +58,25 @@ def compare_seq2seq(
     generator: LoadedSeq2Seq, part: Seq2SeqGeneratorPart, folder: Path
 ) -> tuple[Chain, Float, Float]:
     """(a chain of calls, transformers' logits, the graphs' logits); the logits float32 ``[logits, vocab]``."""
-    contexts = _sample_contexts(folder, part, COMPARED_PASSAGES)[: COMPARED_QUESTIONS * COMPARED_PASSAGES]
+    contexts = sample_contexts(folder, part, COMPARED_PASSAGES)[: COMPARED_QUESTIONS * COMPARED_PASSAGES]
     counts = [COMPARED_PASSAGES] * COMPARED_QUESTIONS
     chain = Chain.of(contexts, counts=counts, vocab_size=part.vocab_size)
     found = chain.run(load_decoder(folder, part), part)
     return chain, _logits_in_pytorch(generator.model, chain, part), found
 
 
-def compare_precisions(reference: Path, quantised: Path, part: Seq2SeqGeneratorPart) -> dict[str, Any]:
-    """How often quantised graphs choose the tokens of the fp32 ones.
+def compare_precisions(reference: Path, lowered: Path, part: Seq2SeqGeneratorPart) -> dict[str, Any]:
+    """How often graphs of another precision choose the tokens of the fp32 ones.
 
     Args:
-        reference, quantised: the folders; ``tokenizer.json`` lies in the quantised one.
+        reference, lowered: the folders of both; ``tokenizer.json`` lies in the second.
         part: their entry in the manifest.
 
     Returns:
         As `rag_infer.export.agreement.compare_precisions`.
     """
-    contexts = _sample_contexts(quantised, part, ANSWERED_PASSAGES)
-    decoders = [load_decoder(folder, part) for folder in (reference, quantised)]
+    contexts = sample_contexts(lowered, part, ANSWERED_PASSAGES)
+    decoders = [load_decoder(folder, part) for folder in (reference, lowered)]
     same = []
     for context in contexts:
         answer = _greedy(decoders[0], context, part)
@@ -92,7 +92,7 @@ def compare_precisions(reference: Path, quantised: Path, part: Seq2SeqGeneratorP
     }
 
 
-def _sample_contexts(folder: Path, part: Seq2SeqGeneratorPart, passages: int) -> list[tuple[int, ...]]:
+def sample_contexts(folder: Path, part: Seq2SeqGeneratorPart, passages: int) -> list[tuple[int, ...]]:
     """Each sample question with its passage and with the next ones."""
     composer = Seq2SeqComposer(Tokenizer(folder / "tokenizer.json"), part.composing)
     found = []

@@ -40,6 +40,7 @@ from rag_infer.parts import (
 FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 SEAL = "manifest_sha256"
+PRECISIONS = ("fp32", "fp16", "int8")
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ class Manifest:
     Attributes:
         format_version: this version reads formats up to `FORMAT_VERSION`.
         created_by: name and version of the exporting program.
-        precision: "fp32" or "int8".
+        precision: one of `PRECISIONS`.
         question_encoder, passage_encoder, generator: the parts, or None where the bundle lacks one.
         retrieval: how scores become priors.
         generation: defaults of `GenerationConfig` for this bundle, by name.

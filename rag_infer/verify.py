@@ -1,7 +1,7 @@
 """Checking a bundle where it is: its files' sha256, and stored inputs whose outputs are known.
 
-Needs no PyTorch: the outputs were computed by PyTorch (fp32) or by the quantised graph itself (int8) when the bundle
-was exported. `rag_infer.export.reverify` compares with the original checkpoint, where that is at hand.
+Needs no PyTorch: the outputs were computed by PyTorch (fp32, fp16) or by the quantised graph itself (int8) when the
+bundle was exported. `rag_infer.export.reverify` compares with the original checkpoint, where that is at hand.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ CHECK_FILE = "check.npz"
 PARTS = ("question_encoder", "passage_encoder", "generator")
 
 Float = NDArray[np.float32]
-# Runs a decoder graph: inputs by name to (logits, new_keys_values).
-DecoderRun = Callable[[Mapping[str, NDArray[Any]]], tuple[Float, Float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +133,7 @@ def _stored_and_found(
         decoder = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part)
         return pairs["logits"], Chain.stored(pairs).run(decoder, part)[:, columns]
     calls = list(stored_calls(pairs))
-    results = replay(decoder_run(session(part.graph)), calls, part)
+    results = replay(session(part.graph), calls, part)
     stored = [pairs[f"logits_{i}"].reshape(-1, len(columns)) for i in range(len(calls))]
     return np.concatenate(stored), np.concatenate(
         [r[..., columns].reshape(-1, len(columns)) for r in results]
@@ -173,21 +171,11 @@ def run_encoder(session: Session, inputs: Mapping[str, NDArray[Any]]) -> Float:
     return embedding
 
 
-def decoder_run(session: Session) -> DecoderRun:
-    """A session as what `replay` runs."""
-
-    def run(inputs: Mapping[str, NDArray[Any]]) -> tuple[Float, Float]:
-        logits, new = session.run(inputs, ["logits", "new_keys_values"])
-        return logits, new
-
-    return run
-
-
-def replay(run: DecoderRun, calls: list[DecoderCall], part: CausalGeneratorPart) -> list[Float]:
+def replay(session: Session, calls: list[DecoderCall], part: CausalGeneratorPart) -> list[Float]:
     """Run a chain of calls; returns the logits of each, float32 ``[rows, outputs, vocab]``."""
     rows = len(calls[0].input_ids)
     shape = (part.num_layers, 2, rows, part.num_kv_heads, 0, part.head_dim)
-    past = np.zeros(shape, dtype=np.float32)
+    past = np.zeros(shape, dtype=session.dtype("past_keys_0"))
     results = []
     for call in calls:
         inputs: dict[str, NDArray[Any]] = {
@@ -198,7 +186,7 @@ def replay(run: DecoderRun, calls: list[DecoderCall], part: CausalGeneratorPart)
         }
         for layer in range(part.num_layers):
             inputs[f"past_keys_{layer}"], inputs[f"past_values_{layer}"] = past[layer]
-        logits, new = run(inputs)
+        logits, new = session.run(inputs, ["logits", "new_keys_values"])
         past = np.concatenate([past, new], axis=4)
         results.append(logits)
     return results

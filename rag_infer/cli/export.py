@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rag_infer.bundle import PRECISIONS
 from rag_infer.cli.show import show_parity
 from rag_infer.errors import ExportError
 
@@ -22,7 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_checkpoint_options(parser)
     parser.add_argument(
-        "--precision", choices=("fp32", "int8"), default="fp32", help="of weights (default: fp32)"
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="fp32 (default), fp16 for GPUs, or int8 for CPUs",
     )
     parser.add_argument(
         "--pooling", choices=("mean", "cls", "pooler"), help="of plain BERT encoders (default: mean)"

@@ -99,7 +99,7 @@ def test_folder_of_a_running_export_is_left_alone(checkpoint: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precision": "fp16"}, "unknown precision 'fp16': expected fp32, int8"),
+        ({"precision": "fp8"}, "unknown precision 'fp8': expected fp32, fp16, int8"),
         ({"score_scale": 0.0}, "score_scale must be a positive number, got 0.0"),
         ({"score_scale": float("nan")}, "score_scale must be a positive number"),
         ({"n_docs": 0}, "n_docs must be at least 1, got 0"),

@@ -1,0 +1,90 @@
+"""A part's float32 graphs to float16, as much of each as the part needs; returns what the report says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rag_infer.export.agreement import GENERATE_PROMPTS, sample_prompts
+from rag_infer.export.graph_file import WeightFile
+from rag_infer.export.half import Keep, halve_graph, pooling_nodes, residual_nodes
+from rag_infer.export.half_range import choose_keep
+from rag_infer.export.scenario import encoder_inputs
+from rag_infer.export.seq2seq import WEIGHTS
+from rag_infer.export.seq2seq_parity import sample_contexts
+from rag_infer.export.text_encoder import LoadedEncoder
+from rag_infer.generate.causal import CausalDecoder
+from rag_infer.generate.seq2seq import Seq2SeqDecoder
+from rag_infer.parts import CausalGeneratorPart, Seq2SeqGeneratorPart
+from rag_infer.session import Session
+from rag_infer.verify import run_encoder
+from rag_infer.verify_seq2seq import Chain
+
+
+def halve_encoder(encoder: LoadedEncoder, source: Path, target: Path) -> dict[str, Any]:
+    """Convert a text encoder's graph.
+
+    Args:
+        encoder: the original.
+        source: the float32 graph.
+        target: where the converted one goes.
+
+    Raises:
+        ExportError: float16 cannot hold what it computes on the texts of the parity check.
+    """
+    inputs = encoder_inputs(encoder.tokenizer, encoder.max_length)
+    keep, largest = choose_keep([source], lambda s: run_encoder(s[0], inputs), (pooling_nodes,))
+    halve_graph(source, target, keep=keep)
+    return {"float16": {"largest_value": largest}}
+
+
+def halve_causal(part: CausalGeneratorPart, source: Path, target: Path) -> dict[str, Any]:
+    """Convert a decoder-only generator's graph; its sums stay float32 only where float16 is too small for them.
+
+    Raises:
+        ExportError: float16 cannot hold what it computes on sample prompts.
+    """
+    preamble, prompts = sample_prompts(target.with_name("tokenizer.json"), part)
+
+    def run(sessions: Sequence[Session]) -> None:
+        decoder = CausalDecoder(sessions[0], part)
+        for prompt in prompts[:GENERATE_PROMPTS]:
+            decoder.prefill(preamble, [[prompt]], reserve=0)
+
+    keep, largest = choose_keep([source], run, (None, residual_nodes))
+    halve_graph(source, target, keep=keep)
+    return _figures(keep, largest)
+
+
+def halve_seq2seq(
+    part: Seq2SeqGeneratorPart, source: Path, target: Path, *, pre_norm: bool
+) -> dict[str, Any]:
+    """Convert an encoder-decoder's graphs, from folder to folder.
+
+    Args:
+        part: its entry in the manifest.
+        source: the folder of the float32 graphs.
+        target: the folder of the converted ones, which has ``tokenizer.json``.
+        pre_norm: whether norms come before the layers' parts. The sums are then never normalised, grow from layer to
+            layer, and stay float32 whatever the samples show.
+
+    Raises:
+        ExportError: float16 cannot hold what they compute on sample contexts.
+    """
+    contexts = sample_contexts(target, part, 1)
+    chain = Chain.of(contexts, counts=[1] * len(contexts), vocab_size=part.vocab_size)
+    names = (part.encoder_graph, part.step_graph)
+    keep, largest = choose_keep(
+        [source / name for name in names],
+        lambda sessions: chain.run(Seq2SeqDecoder(sessions[0], sessions[1], part), part),
+        (residual_nodes,) if pre_norm else (None, residual_nodes),
+    )
+    file = WeightFile(target / WEIGHTS)
+    for name in names:
+        halve_graph(source / name, target / name, keep=keep, file=file)
+    return _figures(keep, largest)
+
+
+def _figures(keep: Keep | None, largest: float) -> dict[str, Any]:
+    return {"float16": {"largest_value": largest, "float32_sums": keep is not None}}
