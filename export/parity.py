@@ -22,8 +22,8 @@ from rag_infer.verify import CHECK_FILE, differences, replay, run_encoder, withi
 Float = NDArray[np.float32]
 
 # The most that `rag_infer.verify.differences` may be. fp32: rounding alone (measured: 1e-6 and 1e-12). fp16: rounding
-# to 11 bits (measured: 2e-3 and 5e-6 on a CPU, 6e-3 and 5e-5 with every value rounded as a GPU does). int8: of the
-# quantised graph against PyTorch; a wrong weight or a saturated sum gives far more.
+# to 11 bits (SmolLM2: 2e-3 and 5e-6 on a CPU, 6e-3 and 5e-5 in a simulation that rounds what each operator gives).
+# int8: of the quantised graph against PyTorch; a wrong weight or a saturated sum gives far more.
 LIMITS: Mapping[str, Mapping[str, float]] = {
     "fp32": {"max_difference": 1e-5, "cosine_difference": 1e-6},
     "fp16": {"max_difference": 0.02, "cosine_difference": 1e-3},
