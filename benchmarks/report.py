@@ -90,8 +90,23 @@ def check_close(what: str, found: Array, expected: Array, *, tolerance: float = 
         )
 
 
-def print_report(benchmark: str, comparisons: Sequence[Comparison], *, seed: int, threads: int) -> None:
-    """A table for people, then one line of JSON."""
+def print_report(
+    benchmark: str,
+    comparisons: Sequence[Comparison],
+    *,
+    seed: int,
+    threads: int,
+    figures: Mapping[str, float] | None = None,
+) -> None:
+    """A table for people, then one line of JSON.
+
+    Args:
+        benchmark: its name.
+        comparisons: the cases.
+        seed: of what was drawn at random.
+        threads: of each contender.
+        figures: what follows from the cases, by name.
+    """
     width = max(len(comparison.case) for comparison in comparisons)
     names = max(len(name) for comparison in comparisons for name in comparison.milliseconds)
     print(f"{'case':<{width}}  {'contender':<{names}} {'median ms':>10} {'best ms':>10} {'times faster':>13}")
@@ -100,10 +115,12 @@ def print_report(benchmark: str, comparisons: Sequence[Comparison], *, seed: int
             milliseconds = f"{comparison.median(name):>10.3f} {min(runs):>10.3f}"
             ratio = comparison.ratio(name)
             print(f"{comparison.case:<{width}}  {name:<{names}} {milliseconds} {ratio:>13.2f}")
+    for figure, value in (figures or {}).items():
+        print(f"{figure}: {value:.2f}")
     about = machine()
     for comparison in comparisons:
         about["versions"] |= comparison.versions
-    results = [_result(comparison) for comparison in comparisons]
+    results = [_result(comparison) for comparison in comparisons] + ([dict(figures)] if figures else [])
     print(json.dumps({"benchmark": benchmark, "results": results, "seed": seed, "threads": threads, **about}))
 
 
