@@ -1,4 +1,5 @@
-"""Checkpoints of the true size with random weights, and their bundles: speed does not depend on what was learnt.
+"""Checkpoints of the true size with random weights: speed does not depend on what was learnt. Their bundles, the
+demo's, and what other libraries read.
 
 They lie in ``$RAG_INFER_CACHE/bench`` and are made once.
 """
@@ -9,11 +10,13 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.arena import PEERS_PYTHON, ended
+from benchmarks.convert_gguf import rewrite
 from benchmarks.report import BenchmarkError
 
 VOCABULARY = 50265
@@ -89,7 +92,7 @@ def checkpoint(name: str) -> Path:
 
 
 def bundle(name: str, precision: str) -> Path:
-    """The folder of a checkpoint's bundle, made where it is not there yet; ``precision`` is "fp32" or "int8"."""
+    """The folder of a checkpoint's bundle in "fp32", "fp16" or "int8", made where it is not there yet."""
     from rag_infer.export import export_bundle
 
     def write(folder: Path) -> None:
@@ -160,3 +163,44 @@ def converted(name: str) -> Path:
         convert([str(converter), "--model", str(checkpoint(name)), "--output_dir", str(folder)])
 
     return made(cache_folder() / "bench" / f"{name}-ctranslate2", write)
+
+
+def demo_llama_cpp(precision: str) -> Path:
+    """SmolLM2-135M for llama.cpp: a GGUF file in "F32" or "Q8_0" of the weights that were fetched."""
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        rewrite(demo_gguf(), folder / "model.gguf", precision)
+
+    return made(cache_folder() / "bench" / f"demo-llama-cpp-{precision}", write) / "model.gguf"
+
+
+def demo_genai(precision: str) -> Path:
+    """SmolLM2-135M for onnxruntime-genai: the folder that its builder makes, in "fp32" or "int8", of the weights that
+    were fetched.
+    """
+
+    def write(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as scratch:
+            source = Path(scratch) / "checkpoint"
+            _write_llama(demo_gguf(), source)
+            builder = [str(PEERS_PYTHON), "-P", str(Path(__file__).with_name("build_genai.py"))]
+            files = ["--input", str(source), "--output", str(folder), "--cache_dir", scratch]
+            # The head for the last token alone, as the other contenders compute it.
+            settings = ["--precision", precision, "--execution_provider", "cpu"]
+            convert([*builder, *files, *settings, "--extra_options", "prune_lm_head=true"])
+
+    return made(cache_folder() / "bench" / f"demo-genai-{precision}", write)
+
+
+def _write_llama(gguf: Path, folder: Path) -> None:
+    import transformers
+
+    given = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    transformers.AutoModelForCausalLM.from_pretrained(**given, dtype="float32").save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(**given).save_pretrained(folder)
+    config = folder / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    # transformers 4.57 writes null, which the builder cannot read.
+    settings["rope_scaling"] = {"rope_type": "default"}
+    config.write_text(json.dumps(settings), encoding="utf-8")
