@@ -27,6 +27,7 @@ SUITE: Mapping[str, Sequence[str]] = {
     "start": ["bench_start"],
     "encode": ["bench_encode"],
     "causal": ["bench_causal"],
+    "decode": ["bench_decode"],
     "rag-token-base": ["bench_rag"],
     "rag-token-base-greedy": ["bench_rag", "--beams", "1"],
     "rag-token-base-10-docs": ["bench_rag", "--n-docs", "10", "--repeats", "3"],

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import (
     bench_causal,
+    bench_decode,
     bench_encode,
     bench_flat,
     bench_marginalise,
@@ -21,6 +22,7 @@ from rag_infer.session import available_threads
 
 SCRIPTS = {
     "causal": (bench_causal, ("--n-docs", "--context", "--question", "--tokens")),
+    "decode": (bench_decode, ("--n-docs", "--context", "--tokens")),
     "encode": (bench_encode, ("--passages",)),
     "flat": (bench_flat, ("--rows", "--dim", "--queries", "-k")),
     "marginalise": (bench_marginalise, ("--docs", "--beams", "--vocab", "-k")),
