@@ -29,7 +29,7 @@ def test_export_prints_the_report(made: Path, capsys: pytest.CaptureFixture[str]
     words = ["export", str(tmp_path / "b"), "--generator", str(made / "llama")]
     assert main(words) == 0
     out, err = capsys.readouterr()
-    assert "fp32, 4 files" in out
+    assert "fp32, 7 files" in out
     assert "generator: llama, against PyTorch: max_difference" in out
     assert "equal to transformers' generate" in out
     assert err == ""
