@@ -16,10 +16,10 @@ from rag_infer.compose import Composer, Context, new_composer
 from rag_infer.errors import BundleError, GenerationError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.constraints import processors
+from rag_infer.generate.loss import loss, scored_answers
 from rag_infer.generate.model import Pieces, load_model
-from rag_infer.generate.rag_sequence import Weighing, counted_tokens, fast, prior_counts, thorough
+from rag_infer.generate.rag_sequence import Weighing, fast, thorough
 from rag_infer.generate.rag_token import Request, decode, new_search
-from rag_infer.generate.score import Answers, log_sum, rag_sequence_joint, rag_token_log_probs
 from rag_infer.generate.search import Finished, Stop
 from rag_infer.generate.stop import stop_condition
 from rag_infer.session import Cancellation, check_threads
@@ -253,49 +253,20 @@ class Generator:
         rows = check_contexts(context_input_ids, context_attention_mask, doc_scores, vocab_size=vocab_size)
         targets = check_labels(labels, questions=len(doc_scores), vocab_size=vocab_size)
         priors = marginalise.log_priors(doc_scores)
-        answers = self._answers(
-            targets, exclude_bos=exclude_bos_score and strategy == "rag-sequence", compat=compat
+        answers = scored_answers(
+            targets,
+            self._model.begun,
+            self._part,
+            exclude_bos=exclude_bos_score and strategy == "rag-sequence",
+            compat=compat,
         )
+        n_docs = doc_scores.shape[1]
         losses = []
         for i, (begun, answer) in enumerate(answers):
-            scorer = self._model.scorer(rows[i * doc_scores.shape[1] : (i + 1) * doc_scores.shape[1]], begun)
-            smooth = epsilon > 0
-            if strategy == "rag-token":
-                likelihood, smoothed = rag_token_log_probs(
-                    scorer, slice(None), priors[i], answer, smooth=smooth
-                )
-            else:
-                joint, sums = rag_sequence_joint(scorer, slice(None), priors[i], answer, smooth=smooth)
-                likelihood, smoothed = log_sum(joint[:, -1]), log_sum(sums)
-            losses.append(-(1 - epsilon) * likelihood[0] - epsilon / vocab_size * smoothed[0])
+            scorer = self._model.scorer(rows[i * n_docs : (i + 1) * n_docs], begun)
+            losses.append(loss(scorer, priors[i], answer, strategy, epsilon=epsilon, vocab_size=vocab_size))
         result = np.array(losses, dtype=np.float32)
         return np.array(result.sum(dtype=np.float64), dtype=np.float32) if reduce_loss else result
-
-    def _answers(
-        self, labels: list[tuple[int, ...]], *, exclude_bos: bool, compat: str | None
-    ) -> list[tuple[tuple[int, ...], Answers]]:
-        """Per question what its answer begins with, and what is scored of it."""
-        if not self._model.begun:
-            return [((), _whole(label)) for label in labels]
-        short = [i for i, label in enumerate(labels) if len(label) < 2]
-        if short:
-            raise ValueError(
-                f"labels of question {short[0]} hold no token to score: the first stands for the start token"
-            )
-        pad = self._part.pad_token_id
-        width = max(map(len, labels))
-        tokens = np.full((len(labels), width), pad, dtype=np.int64)
-        for row, label in zip(tokens, labels, strict=True):
-            row[: len(label)] = label
-        targets = tokens[:, 1:]
-        counted = counted_tokens(
-            targets, pad_token_id=pad, bos_token_id=self._part.bos_token_id, exclude_bos=exclude_bos
-        )
-        has_prior = prior_counts(targets, pad, compat)
-        return [
-            ((label[0],), Answers(targets[i : i + 1], counted[i : i + 1], has_prior[i : i + 1]))
-            for i, label in enumerate(labels)
-        ]
 
     def _begin(
         self,
@@ -383,12 +354,6 @@ class Generator:
                 posterior[row, len(begun) : end] = [h.posterior for h in chain]
                 whole[row] = chain[-1].posterior
         return GeneratorOutput(sequences, scores, posterior if config.strategy == "rag-token" else whole)
-
-
-def _whole(label: tuple[int, ...]) -> Answers:
-    """A decoder-only generator's answer: every token counts."""
-    tokens = np.array([label], dtype=np.int64)
-    return Answers(tokens, np.ones(tokens.shape, dtype=bool), np.ones(1, dtype=bool))
 
 
 def _checked_size(passage_cache_mb: int) -> int:

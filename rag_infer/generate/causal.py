@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import GenerationError
+from rag_infer.generate.causal_state import CausalState
 from rag_infer.generate.device_cache import DeviceCache, DeviceGraphs
 from rag_infer.generate.prefix_cache import PrefixCache
 from rag_infer.parts import CausalGeneratorPart
@@ -23,59 +24,6 @@ from rag_infer.session import Cancellation, Session
 from rag_infer.text import SLOT_BUCKET, bucket, pad
 
 Float = NDArray[np.float32]
-
-
-class CausalState:
-    """The rows in progress and their cache.
-
-    Attributes:
-        keys_values: float32 ``[layers, 2, rows, kv_heads, slots, head_dim]``.
-        used: slots that have been written.
-        visible: bool ``[rows, queries, slots]``, the slots each query of the last step may see.
-        lengths: int64 ``[rows]``, the position of the next token.
-        on_device: where keys and values are once the first token is generated on a device; ``keys_values`` is then
-            what the prefill left.
-    """
-
-    on_device: DeviceCache | None = None
-
-    def __init__(
-        self, keys_values: Float, used: int, visible: NDArray[np.bool_], lengths: NDArray[np.int64]
-    ) -> None:
-        self.keys_values = keys_values
-        self.used = used
-        self.visible = visible
-        self.lengths = lengths
-
-    def some_rows(self, rows: Sequence[int]) -> CausalState:
-        """Some rows alone, with the slots that are in use; a copy."""
-        chosen = list(rows)
-        keys_values = np.ascontiguousarray(self.keys_values[:, :, chosen, :, : self.used])
-        return CausalState(keys_values, self.used, self.visible[chosen, :, : self.used], self.lengths[chosen])
-
-    def keep_rows(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these."""
-        if self.on_device is not None:
-            self.on_device.keep(rows, [])
-        self.keys_values = np.ascontiguousarray(self.keys_values[:, :, rows])
-        self.visible = self.visible[rows]
-        self.lengths = self.lengths[rows]
-
-    def reserve(self, slots: int) -> None:
-        """Make room for ``slots`` more."""
-        capacity = self.visible.shape[2]
-        if self.used + slots <= capacity:
-            return
-        # Grows by half, so that long answers copy the cache a logarithmic number of times.
-        larger = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET)
-        if self.on_device is not None:
-            self.on_device.reserve(larger)
-        else:
-            shape = (*self.keys_values.shape[:4], larger, self.keys_values.shape[5])
-            grown = np.zeros(shape, dtype=self.keys_values.dtype)
-            grown[..., : self.used, :] = self.keys_values[..., : self.used, :]
-            self.keys_values = grown
-        self.visible = np.pad(self.visible, ((0, 0), (0, 0), (0, larger - capacity)))
 
 
 class CausalDecoder:

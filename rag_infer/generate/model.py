@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.bundle import Bundle
-from rag_infer.generate.causal import CausalDecoder, CausalState
+from rag_infer.generate.causal import CausalDecoder
+from rag_infer.generate.causal_state import CausalState
 from rag_infer.generate.device_cache import DeviceGraphs
 from rag_infer.generate.device_head import GraphHead
 from rag_infer.generate.head import Head, KernelHead

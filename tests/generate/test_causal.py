@@ -15,7 +15,8 @@ from rag_infer import GenerationConfig
 from rag_infer.bundle import Bundle
 from rag_infer.compose import CausalContext
 from rag_infer.errors import GenerationError
-from rag_infer.generate.causal import CausalDecoder, CausalState
+from rag_infer.generate.causal import CausalDecoder
+from rag_infer.generate.causal_state import CausalState
 from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Cancellation, Session
 from rag_infer.text import SLOT_BUCKET
