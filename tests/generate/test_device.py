@@ -26,7 +26,7 @@ from rag_infer.session import Cancellation, Session, check_device
 from tests.generate.conftest import TinyRag, arrays, random_contexts
 from tests.seq2seq_checkpoints import write_seq2seq
 
-KINDS = ["llama", "bart", "t5"]
+KINDS = ["llama", "bart", "bart fp16", "t5"]
 Twins = Callable[[str], tuple[Generator, Generator]]
 
 
@@ -57,9 +57,12 @@ def twins(request: pytest.FixtureRequest, tiny: TinyRag, tmp_path_factory: pytes
         if kind not in made:
             folder = tiny.folder
             if kind != "llama":
-                folder = tmp_path_factory.mktemp(kind)
-                write_seq2seq(folder / "checkpoint", kind, seed=3)
-                folder = export_bundle(folder / "bundle", generator=folder / "checkpoint").folder
+                folder = tmp_path_factory.mktemp(kind.replace(" ", "-"))
+                family, _, precision = kind.partition(" ")
+                write_seq2seq(folder / "checkpoint", family, seed=3)
+                folder = export_bundle(
+                    folder / "bundle", generator=folder / "checkpoint", precision=precision or "fp32"
+                ).folder
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(model, "keeps_on_device", lambda _: True)
                 there = Generator.from_pretrained(folder, device=device, threads=1)
