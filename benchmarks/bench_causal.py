@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [run_case(arguments, tokens, Path(folder)) for tokens in arguments.tokens]
-    print_report("causal", comparisons, seed=arguments.seed, threads=arguments.threads)
+    print_report("causal", comparisons, seed=arguments.seed, threads=arguments.threads, chart=arguments.chart)
     return 0
 
 

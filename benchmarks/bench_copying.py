@@ -100,7 +100,7 @@ def cost_of_width(arguments: argparse.Namespace, precision: str) -> dict[int, fl
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Count and time."""
-    parser = timing_parser(__doc__, repeats=5)
+    parser = timing_parser(__doc__, repeats=5, charted=False)
     parser.add_argument("corpus", type=Path, help="JSONL of passages")
     parser.add_argument("questions", type=Path, help='JSONL of questions, each with "text"')
     parser.add_argument("--count", type=positive, default=60, help="questions to ask")

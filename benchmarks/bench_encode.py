@@ -99,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             contenders = [torch, *contenders, *others]
         comparison, answers = contest(f"MiniLM, {arguments.passages} passages", contenders, arguments.repeats)
     check(answers)
-    print_report("encode", [comparison], seed=arguments.seed, threads=arguments.threads)
+    print_report(
+        "encode", [comparison], seed=arguments.seed, threads=arguments.threads, chart=arguments.chart
+    )
     return 0
 
 

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_k(parser, arguments, "rows")
     with tempfile.TemporaryDirectory() as folder:
         comparisons = [run_case(arguments, queries, Path(folder)) for queries in arguments.queries]
-    print_report("flat", comparisons, seed=arguments.seed, threads=arguments.threads)
+    print_report("flat", comparisons, seed=arguments.seed, threads=arguments.threads, chart=arguments.chart)
     return 0
 
 

@@ -97,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     log_priors = np.log(random.dirichlet(np.ones(arguments.docs))).astype(np.float32)
     repeats = 2 if arguments.quick else arguments.repeats
     comparisons = compare(logits, log_priors, arguments.k, arguments.threads, repeats)
-    print_report("marginalise", comparisons, seed=arguments.seed, threads=arguments.threads)
+    print_report(
+        "marginalise", comparisons, seed=arguments.seed, threads=arguments.threads, chart=arguments.chart
+    )
     return 0
 
 

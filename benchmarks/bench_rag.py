@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_device(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         comparison = run_case(arguments, Path(folder))
-    print_report("rag", [comparison], seed=arguments.seed, threads=arguments.threads)
+    print_report("rag", [comparison], seed=arguments.seed, threads=arguments.threads, chart=arguments.chart)
     return 0
 
 

@@ -40,7 +40,7 @@ def start(requests: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = timing_parser(__doc__, repeats=5, seed=False)
+    parser = timing_parser(__doc__, repeats=5, seed=False, charted=False)
     parser.add_argument(
         "--requests", type=natural, default=0, help="mixed requests in one more process, for its memory"
     )

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         for count in arguments.queries
     ]
-    print_report("topk", comparisons, seed=arguments.seed, threads=arguments.threads)
+    print_report("topk", comparisons, seed=arguments.seed, threads=arguments.threads, chart=arguments.chart)
     return 0
 
 

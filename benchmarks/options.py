@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from rag_infer.session import available_threads
 
@@ -17,16 +18,30 @@ def natural(text: str) -> int:
     return _at_least(0, text, "an integer of at least 0")
 
 
+def chart(text: str) -> Path:
+    """A file to draw into, as a type for argparse."""
+    path = Path(text)
+    if path.suffix != ".svg" or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of an .svg file in a folder that exists")
+    return path
+
+
 def timing_parser(
-    description: str | None, *, repeats: int, threads: int | None = None, seed: bool = True
+    description: str | None,
+    *,
+    repeats: int,
+    threads: int | None = None,
+    seed: bool = True,
+    charted: bool = True,
 ) -> argparse.ArgumentParser:
-    """A parser with what every script takes: --threads, --repeats, --seed and --debug.
+    """A parser with what every script takes: --threads, --repeats, --seed, --chart and --debug.
 
     Args:
         description: the script's docstring.
         repeats: the default.
         threads: the default; None for the processors it may run on.
         seed: whether anything is drawn at random.
+        charted: whether it compares, and can draw that.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
@@ -37,6 +52,8 @@ def timing_parser(
     )
     if seed:
         parser.add_argument("--seed", type=natural, default=0, help="of what is drawn at random")
+    if charted:
+        parser.add_argument("--chart", type=chart, metavar="FILE.svg", help="draw the medians")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -129,7 +129,7 @@ def profile(folder: Path, inputs: Path, config: GenerationConfig, threads: int) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Profile a generator."""
-    parser = timing_parser(__doc__, repeats=1)
+    parser = timing_parser(__doc__, repeats=1, charted=False)
     add_contexts(parser)
     parser.add_argument("--model", choices=[*sorted(GEOMETRIES), DEMO], default="bart-base")
     parser.add_argument("--precision", choices=["fp32", "int8"], default="fp32")

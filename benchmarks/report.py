@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.chart import draw
 from rag_infer import _kernels
 from rag_infer.version import __version__
 
@@ -97,8 +98,9 @@ def print_report(
     seed: int,
     threads: int,
     figures: Mapping[str, float] | None = None,
+    chart: Path | None = None,
 ) -> None:
-    """A table for people, then one line of JSON.
+    """A table for people, then one line of JSON; and a chart.
 
     Args:
         benchmark: its name.
@@ -106,6 +108,7 @@ def print_report(
         seed: of what was drawn at random.
         threads: of each contender.
         figures: what follows from the cases, by name.
+        chart: where the chart goes, or None.
     """
     width = max(len(comparison.case) for comparison in comparisons)
     names = max(len(name) for comparison in comparisons for name in comparison.milliseconds)
@@ -120,7 +123,10 @@ def print_report(
     about = machine()
     for comparison in comparisons:
         about["versions"] |= comparison.versions
-    results = [_result(comparison) for comparison in comparisons] + ([dict(figures)] if figures else [])
+    cases = [_result(comparison) for comparison in comparisons]
+    if chart is not None:
+        draw(cases, chart)
+    results = cases + ([dict(figures)] if figures else [])
     print(json.dumps({"benchmark": benchmark, "results": results, "seed": seed, "threads": threads, **about}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_the_largest_sizes_that_do_not(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_defaults() -> None:
     shared = vars(timing_parser("what it asks", repeats=7).parse_args([]))
-    assert shared == {"threads": available_threads(), "repeats": 7, "seed": 0, "debug": False}
+    assert shared == {"threads": available_threads(), "repeats": 7, "seed": 0, "chart": None, "debug": False}
     assert "seed" not in timing_parser("", repeats=1, threads=3, seed=False).parse_args([])
 
 
@@ -101,3 +102,30 @@ def test_defaults() -> None:
 def test_more_passages_than_there_are(demo_knowledge_base: object) -> None:
     with pytest.raises(BenchmarkError, match=r"--passages 1000000: .* has no more than 10033"):
         bench_encode.passages(1_000_000, 0)
+
+
+def test_a_script_draws_its_medians(tmp_path: Path) -> None:
+    settings = [
+        "--vocab",
+        "500",
+        "--docs",
+        "2",
+        "--beams",
+        "1",
+        "-k",
+        "3",
+        "--threads",
+        "1",
+        "--repeats",
+        "1",
+    ]
+    assert bench_marginalise.main([*settings, "--chart", str(tmp_path / "medians.svg")]) == 0
+    assert "marginalise_topk" in (tmp_path / "medians.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["medians.png", "none/medians.svg"])
+def test_a_chart_that_cannot_be(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        bench_marginalise.main(["--chart", str(tmp_path / name)])
+    assert stopped.value.code == 2
+    assert "is not the name of an .svg file in a folder that exists" in capsys.readouterr().err
