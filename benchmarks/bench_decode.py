@@ -10,8 +10,10 @@ token for every row.
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +54,25 @@ def check(answers: dict[str, Any]) -> None:
             raise DifferentAnswersError(f"{name} gave {found}, {ours} {expected}")
 
 
-def run_case(arguments: argparse.Namespace, tokens: int, inputs: Path) -> Comparison:
-    """Check and time one number of tokens."""
-    common = {"inputs": str(inputs), "threads": arguments.threads, "tokens": tokens}
-    case = f"SmolLM2-135M {arguments.n_docs}x{arguments.context}, {tokens} out"
-    comparison, answers = contest(case, line_up(common), arguments.repeats)
-    check(answers)
-    return comparison
+def run_cases(arguments: argparse.Namespace, inputs: Path) -> list[Comparison]:
+    """Check and time one token and all tokens, in turn: their difference is of the same minutes."""
+    common = {"inputs": str(inputs), "threads": arguments.threads}
+    cases = {tokens: line_up({**common, "tokens": tokens}) for tokens in (1, arguments.tokens)}
+    everyone = [replace(c, name=f"{c.name}, {tokens} out") for tokens, case in cases.items() for c in case]
+    together, answers = contest("", everyone, arguments.repeats)
+    comparisons = []
+    for tokens, case in cases.items():
+        own = {c.name: f"{c.name}, {tokens} out" for c in case}
+        check({name: answers[long] for name, long in own.items()})
+        comparisons.append(
+            Comparison(
+                f"SmolLM2-135M {arguments.n_docs}x{arguments.context}, {tokens} out",
+                {name: together.milliseconds[long] for name, long in own.items()},
+                {name: together.anonymous_mb[long] for name, long in own.items()},
+                together.versions,
+            )
+        )
+    return comparisons
 
 
 def steps_per_second(first: Comparison, whole: Comparison, tokens: int) -> dict[str, float]:
@@ -66,11 +80,16 @@ def steps_per_second(first: Comparison, whole: Comparison, tokens: int) -> dict[
 
     Args:
         first: one token.
-        whole: all tokens.
+        whole: all tokens, run by run beside ``first``.
         tokens: their number.
     """
-    seconds = {name: (whole.median(name) - first.median(name)) / 1e3 for name in whole.milliseconds}
-    return {name: (tokens - 1) / taken for name, taken in seconds.items() if taken > 0}
+    rates = {}
+    for name, runs in whole.milliseconds.items():
+        pairs = zip(runs, first.milliseconds[name], strict=True)
+        taken = statistics.median(after - before for after, before in pairs)
+        if taken > 0:
+            rates[name] = (tokens - 1) * 1e3 / taken
+    return rates
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             seed=arguments.seed,
             vocabulary=VOCABULARY,
         )
-        first, whole = (run_case(arguments, tokens, inputs) for tokens in (1, arguments.tokens))
+        first, whole = run_cases(arguments, inputs)
     rates = steps_per_second(first, whole, arguments.tokens)
     figures = {f"steps per second, {name}": round(rate, 2) for name, rate in rates.items()}
     print_report("decode", [first, whole], seed=arguments.seed, threads=arguments.threads, figures=figures)
