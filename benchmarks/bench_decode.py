@@ -112,7 +112,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         first, whole = run_cases(arguments, inputs)
     rates = steps_per_second(first, whole, arguments.tokens)
     figures = {f"steps per second, {name}": round(rate, 2) for name, rate in rates.items()}
-    print_report("decode", [first, whole], seed=arguments.seed, threads=arguments.threads, figures=figures)
+    print_report(
+        "decode",
+        [first, whole],
+        seed=arguments.seed,
+        threads=arguments.threads,
+        figures=figures,
+        chart=arguments.chart,
+    )
     return 0
 
 
