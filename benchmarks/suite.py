@@ -26,6 +26,7 @@ SUITE: Mapping[str, Sequence[str]] = {
     "flat": ["bench_flat"],
     "marginalise": ["bench_marginalise"],
     "start": ["bench_start"],
+    "memory": ["bench_start", "--repeats", "1", "--requests", "2000"],
     "encode": ["bench_encode"],
     "causal": ["bench_causal"],
     "decode": ["bench_decode"],

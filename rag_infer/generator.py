@@ -28,6 +28,8 @@ from rag_infer.text import Tokenizer
 Float = NDArray[np.float32]
 # A passage of 200 tokens takes 9 MiB with SmolLM2-135M.
 PASSAGE_CACHE_MB = 256
+# A question's slots for generated tokens, at the least; those that no token is in yet cost little.
+RESERVED_SLOTS = 48
 
 
 @dataclass(frozen=True)
@@ -282,8 +284,9 @@ class Generator:
             config, eos_token_ids=eos, vocab_size=self._part.vocab_size, begun=len(model.begun)
         )
         stop: Stop = stop_condition(self.tokenizer, eos, config.stop_strings)
-        # Room for the first tokens of all beams; longer answers grow the cache.
-        reserve = max(config.num_beams, config.num_return_sequences) * min(config.max_tokens, 16)
+        # Room for the first tokens of all beams; longer answers grow the cache, which costs as much as two steps.
+        beams = max(config.num_beams, config.num_return_sequences)
+        reserve = min(beams * config.max_tokens, max(16 * beams, RESERVED_SLOTS))
         counts = [len(p) for p in priors]
         per_passage = config.strategy != "rag-token"
         searched = config.updated({"num_return_sequences": config.num_beams}) if per_passage else config
