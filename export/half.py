@@ -1,9 +1,10 @@
 """Half precision: weights, activations and caches in float16, for devices that compute in it.
 
-What stays float32: biases, logits and vectors at the graph's border; the pooling of vectors; and, where float16 might
-not hold them, the sums that pass by a stack's layers (`residual_nodes`). Products, softmax and norms of float16 sum up
-in float32 inside ONNX Runtime. Its CPU provider computes in float32 and rounds only weights and caches: it does not
-show all of the error, and no overflow, for which there is `rag_infer.export.half_range`.
+What stays float32: biases, logits and vectors at the graph's border (the product that gives the logits does round); the
+pooling of vectors; and, where float16 might not hold them, the sums that pass by a stack's layers (`residual_nodes`).
+Products, softmax and norms of float16 sum up in float32 inside ONNX Runtime. Its CPU provider computes in float32 and
+rounds only weights and caches: it does not show all of the error, and no overflow, for which there is
+`rag_infer.export.half_range`.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def halve_graph(
     border = {v.name for v in (*graph.input, *graph.output)}
     kept = keep(graph) if keep is not None else set()
     weights = _take_weights(graph)
+    for tensor in graph.initializer:  # small ones: the converter would cut them to its range without a word
+        _halved(tensor, source.parent)
     # As inputs the weights get their type; a model of any size can be converted without reading them.
     graph.input.extend(helper.make_tensor_value_info(n, t.data_type, t.dims) for n, t in weights.items())
     _declare(graph, kept)

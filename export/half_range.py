@@ -93,8 +93,12 @@ def choose_keep(
 
 
 def _watch(model: onnx.ModelProto, names: Sequence[str]) -> None:
-    """Add an output with the largest finite magnitude of each value, float32 ``[names]``."""
-    constants = {"watch_zero": np.zeros(1, dtype=np.float32), "watch_flat": np.array([-1], dtype=np.int64)}
+    """Add an output with the largest magnitude of each value but minus infinity, float32 ``[names]``."""
+    constants: dict[str, NDArray[Any]] = {
+        "watch_zero": np.zeros(1, dtype=np.float32),
+        "watch_infinity": np.full(1, np.inf, dtype=np.float32),
+        "watch_flat": np.array([-1], dtype=np.int64),
+    }
     for name, value in constants.items():
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     for name in names:
@@ -108,9 +112,12 @@ def _magnitude(name: str) -> list[NodeProto]:
     at = f"watch_{name}"
     return [
         helper.make_node("Cast", [name], [f"{at}_float"], to=TensorProto.FLOAT),
-        helper.make_node("IsInf", [f"{at}_float"], [f"{at}_infinite"]),
+        # Minus infinity is a mask; any other is too large.
+        helper.make_node("IsInf", [f"{at}_float"], [f"{at}_infinite"], detect_positive=0),
         helper.make_node("Where", [f"{at}_infinite", "watch_zero", f"{at}_float"], [f"{at}_finite"]),
-        helper.make_node("Abs", [f"{at}_finite"], [f"{at}_abs"]),
+        helper.make_node("Abs", [f"{at}_finite"], [f"{at}_magnitude"]),
+        helper.make_node("IsNaN", [f"{at}_magnitude"], [f"{at}_nan"]),  # which ReduceMax would pass over
+        helper.make_node("Where", [f"{at}_nan", "watch_infinity", f"{at}_magnitude"], [f"{at}_abs"]),
         helper.make_node("Reshape", [f"{at}_abs", "watch_flat"], [f"{at}_flat"]),
         helper.make_node("Concat", ["watch_zero", f"{at}_flat"], [f"{at}_all"], axis=0),
         helper.make_node("ReduceMax", [f"{at}_all"], [f"{at}_max"], keepdims=1),

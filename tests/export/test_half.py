@@ -178,3 +178,14 @@ def test_a_weight_that_float16_cannot_hold(tmp_path: Path) -> None:
     source = export_bundle(tmp_path / "b", generator=tmp_path / "c").folder / "generator" / "decoder.onnx"
     with pytest.raises(ExportError, match=r"layers.1.down.weight reaches 7e\+04, above float16's 65504"):
         halve_graph(source, tmp_path / "decoder.onnx")
+
+
+def test_a_small_weight_that_float16_cannot_hold(tmp_path: Path) -> None:
+    """The converter itself would cut it to its range."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 17]> one (float[2] x) => (float[2] y) '
+        "<float[2] shift = {1.0, 70000.0}> { y = Add(x, shift) }"
+    )
+    onnx.save(model, tmp_path / "one.onnx")
+    with pytest.raises(ExportError, match=r"shift reaches 7e\+04, above float16's 65504"):
+        halve_graph(tmp_path / "one.onnx", tmp_path / "half.onnx")

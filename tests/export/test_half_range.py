@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import parser
 
 from rag_infer.errors import ExportError
 from rag_infer.export import export_bundle
@@ -65,3 +67,25 @@ def test_what_nothing_helps_against_is_refused(tmp_path: Path) -> None:
     graph = write(tmp_path, factor=1e5, part="up_proj")
     with pytest.raises(ExportError, match=r"/layers.0/.* reaches .* on sample inputs.*: export in fp32"):
         choose_keep([graph], read, (None, residual_nodes))
+
+
+@pytest.mark.parametrize(("scale", "holds"), [(np.inf, False), (np.nan, False), (-np.inf, True), (2.0, True)])
+def test_only_minus_infinity_is_left_out(tmp_path: Path, scale: float, holds: bool) -> None:
+    """It is a mask; plus infinity and NaN are what the float32 graph could not hold itself."""
+    model = parser.parse_model(
+        '<ir_version: 9, opset_import: ["": 17]> one (float[n] x, float[n] by) => (float[n] y) { y = Mul(x, by) }'
+    )
+    onnx.save(model, tmp_path / "one.onnx")
+    given = {
+        "x": np.ones(3, dtype=np.float32),
+        "by": np.array([1, scale, 1], dtype=np.float32),
+    }
+
+    def run(sessions: Sequence[Session]) -> object:
+        return sessions[0].run(given)
+
+    if holds:
+        assert choose_keep([tmp_path / "one.onnx"], run, (None,)) == (None, 2.0 if scale == 2 else 1.0)
+    else:
+        with pytest.raises(ExportError, match="y reaches"):
+            choose_keep([tmp_path / "one.onnx"], run, (None,))
