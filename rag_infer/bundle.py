@@ -7,6 +7,7 @@ A bundle is a folder that `rag_infer.export` writes once and the runtime only re
     passage_encoder/             likewise (or the same files as the question encoder)
     generator/                   decoder.onnx  decoder.onnx.data  tokenizer.json  check.npz
                                  (encoder-decoder: encoder.onnx  step.onnx  generator.data  tokenizer.json  check.npz)
+                                 and for devices append.onnx  keep.onnx  head.onnx
 
 ``check.npz`` holds inputs and outputs for `rag_infer.verify`. ``manifest_sha256`` in ``bundle.json`` is over all its
 other entries, so that no setting is altered unseen.
@@ -26,7 +27,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from rag_infer.errors import BundleError
+from rag_infer.errors import BundleError, DeviceError
 from rag_infer.parts import (
     CausalGeneratorPart,
     ComposingRule,
@@ -136,6 +137,18 @@ class Bundle:
                 f"{folder / MANIFEST} does not have the sha256 it names ({seal}): altered; export again"
             )
         return cls(folder, manifest)
+
+    def check_device(self, device: str) -> None:
+        """Refuse a device that this bundle would not run on: ONNX Runtime would quietly compute on the CPU instead.
+
+        Raises:
+            DeviceError: int8 and not the CPU.
+        """
+        if self.manifest.precision == "int8" and device != "cpu":
+            raise DeviceError(
+                f"device {device!r} asked for, but {self.folder} is int8, whose products only the CPU has: export the "
+                "checkpoint with --precision fp16"
+            )
 
     def check_weights(self) -> None:
         """Compare the sha256 of the weights, which "graphs" left out: ONNX Runtime maps them, and can meanwhile load.

@@ -52,10 +52,11 @@ class TextEncoder:
 
         Raises:
             BundleError: the bundle has no such part, or its files cannot be loaded.
-            DeviceError: the device is not to be had.
+            DeviceError: the device is not to be had, or int8 does not run on it.
         """
         if part is None:
             raise BundleError(f"the bundle {bundle.folder} has no such encoder")
+        bundle.check_device(device)
         session = Session(bundle.file(part, part.graph), device=device, threads=threads)
         tokenizer = Tokenizer(bundle.file(part, "tokenizer.json"))
         similarity = bundle.manifest.retrieval.similarity

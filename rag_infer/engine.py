@@ -76,7 +76,7 @@ class RagEngine:
         Raises:
             BundleError: the bundle is not whole, or lacks an encoder or the generator.
             KnowledgeBaseError: no such knowledge base, or it was made with another encoder.
-            DeviceError: the device is not to be had.
+            DeviceError: the device is not to be had, or int8 does not run on it.
         """
         threads = check_threads(threads)
         loaded = Bundle.load(bundle, check="graphs")
