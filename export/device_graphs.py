@@ -30,11 +30,13 @@ head (float[rows, beams, vocab] logits, int64[questions, docs] rows_of_question,
 {
     of_question = Gather <axis = 0> (logits, rows_of_question)
     largest = ReduceMax <axes = [3]> (of_question)
-    shifted = Sub(of_question, largest)
+    finite = Max(largest, lowest)
+    shifted = Sub(of_question, finite)
     weights = Exp(shifted)
     total = ReduceSum(weights, last)
     normaliser = Log(total)
-    by_doc = Sub(shifted, normaliser)
+    finite_normaliser = Max(normaliser, lowest)
+    by_doc = Sub(shifted, finite_normaliser)
     priors_of_beams = Unsqueeze(priors, behind)
     joint = Add(by_doc, priors_of_beams)
     largest_joint = ReduceMax <axes = [1]> (joint)
@@ -58,7 +60,8 @@ head (float[rows, beams, vocab] logits, int64[questions, docs] rows_of_question,
 }
 """
 _CONSTANTS = {"last": [3], "second": [1], "behind": [2, 3], "first_one": [1], "two_ones": [1, 1]}
-# Of a token that no passage gives any weight: subtracted from minus infinity it leaves minus infinity.
+# Where a token has no weight under any passage, or a passage gives weight to none: subtracted from minus infinity this
+# leaves minus infinity.
 _LOWEST = -3e38
 
 

@@ -103,6 +103,7 @@ class Generator:
     """A generator of a bundle. Safe to share between threads.
 
     Attributes:
+        device: where it runs.
         defaults: the bundle's generation settings.
         tokenizer: text to token ids and back.
         composer: (question, passage) to contexts.
@@ -120,6 +121,7 @@ class Generator:
         if part is None:
             raise BundleError(f"the bundle {bundle.folder} has no generator")
         self._part = part
+        self.device = device
         self._model = load_model(
             bundle,
             device=device,
@@ -153,7 +155,7 @@ class Generator:
 
         Raises:
             BundleError: the bundle is not whole, or has no generator.
-            DeviceError: the device is not to be had.
+            DeviceError: the device is not to be had, or int8 does not run on it.
         """
         return cls(Bundle.load(bundle), device=device, threads=threads, passage_cache_mb=passage_cache_mb)
 

@@ -129,7 +129,9 @@ class CausalDecoder:
             logits, new = self._run(tokens, positions, state, alone, outputs, cancellation)
             state.keys_values[..., slots, :] = new
         else:
-            state.on_device = state.on_device or DeviceCache(self._device, self._past(state))
+            if state.on_device is None:
+                state.move(DeviceCache(self._device, self._past(state)))
+            assert state.on_device is not None
             inputs = self._inputs(tokens, positions, state, alone, outputs)
             logits, latest = state.on_device.run(self._session, inputs, cancellation=cancellation)
             state.on_device.write(latest, state.used)

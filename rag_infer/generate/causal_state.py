@@ -17,12 +17,12 @@ class CausalState:
     """The rows in progress and their cache.
 
     Attributes:
-        keys_values: float32 ``[layers, 2, rows, kv_heads, slots, head_dim]``.
+        keys_values: ``[layers, 2, rows, kv_heads, slots, head_dim]``, float32, or float16 in a bundle of that
+            precision; without slots once all is on a device.
         used: slots that have been written.
         visible: bool ``[rows, queries, slots]``, the slots each query of the last step may see.
         lengths: int64 ``[rows]``, the position of the next token.
-        on_device: where keys and values are once the first token is generated on a device; ``keys_values`` is then
-            what the prefill left.
+        on_device: where keys and values are once the first token is generated on a device.
     """
 
     on_device: DeviceCache | None = None
@@ -34,6 +34,11 @@ class CausalState:
         self.used = used
         self.visible = visible
         self.lengths = lengths
+
+    def move(self, cache: DeviceCache) -> None:
+        """Keys and values are on a device from now on."""
+        self.on_device = cache
+        self.keys_values = self.keys_values[..., :0, :].copy()
 
     def some_rows(self, rows: Sequence[int]) -> CausalState:
         """Some rows alone, with the slots that are in use; a copy."""

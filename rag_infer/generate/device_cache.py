@@ -1,4 +1,4 @@
-"""Keys and values that lie on the device, from the prefill to the last step.
+"""Keys and values that lie on the device while tokens are generated.
 
 Each step's keys and values are written into slots by ``append.onnx``, rows are taken by ``keep.onnx``
 (`rag_infer.export.device_graphs`). The slots are reserved ahead, so that shapes, and with them the blocks of ONNX
@@ -79,8 +79,9 @@ class DeviceCache:
             if name in append.input_names:
                 rows, heads = inputs[like].shape()[:2]
                 inputs[name] = _places(rows, heads, slice(used, used + queries))
-        found = append.run_on_device({**inputs, **new}, kept=append.output_names)
-        self._arrays = self._arrays | {name.removeprefix("next_"): value for name, value in found.items()}
+        # Into the arrays they are read from: the graph's one operator then copies nothing but what is new.
+        into = {f"next_{name}": a for name, a in self._arrays.items() if name.startswith("past_")}
+        append.run_on_device({**inputs, **new}, into=into)
 
     def reserve(self, slots: int) -> None:
         """Have at least so many slots. This alone goes through the host; it is done for answers longer than planned."""
@@ -98,7 +99,7 @@ class DeviceCache:
         self._arrays = self._chosen(rows, questions)
 
     def of_rows(self, rows: Sequence[int], questions: Sequence[int]) -> DeviceCache:
-        """Some rows alone; a copy."""
+        """Some rows alone, with slots for as many tokens as here; a copy. What is in the slots must not be seen."""
         return DeviceCache(self._graphs, self._chosen(rows, questions))
 
     def _chosen(self, rows: Sequence[int], questions: Sequence[int]) -> dict[str, Any]:

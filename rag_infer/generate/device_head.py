@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer import marginalise
+from rag_infer.errors import GenerationError
 from rag_infer.session import Session
 
 Float = NDArray[np.float32]
@@ -37,7 +38,7 @@ class GraphHead:
 
 
 class Step:
-    """One step of a batch: runs the graph as often as its questions need, which is once as a rule.
+    """One step of a batch: runs the graph once for its best tokens, and once more for each question's asked ones.
 
     Args:
         session: the session of ``head.onnx``.
@@ -52,6 +53,8 @@ class Step:
         self.priors = np.full((len(counts), max(counts)), -np.inf, dtype=np.float32)
         start = 0
         for i, prior in enumerate(priors):
+            # Behind its passages a question has its own first row again, of no weight: not another question's.
+            self.rows[i] = start
             self.rows[i, : counts[i]] = np.arange(start, start + counts[i])
             self.priors[i, : counts[i]] = prior
             start += counts[i]
@@ -62,6 +65,7 @@ class Step:
         self._logits = logits if not isinstance(logits, np.ndarray) else session.to_device(logits)
         self._top: dict[str, NDArray[Any]] = {}
         self._all: NDArray[np.float32] | None = None
+        self._here: NDArray[np.float32] | None = None
 
     def top(self, k: int) -> dict[str, NDArray[Any]]:
         """At least the k best tokens of all questions: ``top_scores``, ``top_tokens``, ``top_by_doc``."""
@@ -89,7 +93,9 @@ class Step:
 
     def logits(self, row: int) -> Float:
         """The logits of a row, ``[beams, vocab]``."""
-        logits: Float = self._logits.numpy()[row]
+        if self._here is None:
+            self._here = self._logits.numpy()
+        logits: Float = self._here[row]
         return logits
 
     def _run(self, names: Sequence[str], *, k: int = 1, tokens: Int | None = None) -> dict[str, NDArray[Any]]:
@@ -102,7 +108,13 @@ class Step:
             if tokens is None
             else tokens,
         }
-        return self._session.run_on_device(inputs, fetched=names)
+        found = self._session.run_on_device(inputs, fetched=names)
+        for name in names:
+            if np.isnan(found[name]).any():
+                raise GenerationError(
+                    "logits hold NaN or plus infinity: where the bundle is fp16, export it in fp32"
+                )
+        return found
 
 
 class GraphMarginals:
@@ -136,9 +148,12 @@ class GraphMarginals:
     def top(self, k: int) -> tuple[Float, Int]:
         """See `Marginals`."""
         found = self._step.top(k)
-        scores: Float = found["top_scores"][self._question, : self._beams, :k]
-        tokens: Int = found["top_tokens"][self._question, : self._beams, :k]
-        return scores, np.where(np.isneginf(scores), -1, tokens)
+        scores: Float = found["top_scores"][self._question, : self._beams]
+        tokens: Int = found["top_tokens"][self._question, : self._beams]
+        # Of equal ones the lower first, which not every device's TopK sees to.
+        order = np.lexsort((tokens, -scores), axis=1)[:, :k]
+        scores = np.take_along_axis(scores, order, axis=1)
+        return scores, np.where(np.isneginf(scores), -1, np.take_along_axis(tokens, order, axis=1))
 
     def of(self, tokens: Int) -> tuple[Float, Float]:
         """See `Marginals`; of the best tokens, what `top` gave is enough."""

@@ -98,6 +98,7 @@ def load_model(bundle: Bundle, *, device: str, threads: int, passage_cache_mb: i
     """The model of a bundle that has a generator; a decoder-only one keeps what it read of passages."""
     part = bundle.manifest.generator
     assert part is not None
+    bundle.check_device(device)
 
     def session(name: str) -> Session:
         return Session(bundle.file(part, name), device=device, threads=threads)
@@ -106,8 +107,12 @@ def load_model(bundle: Bundle, *, device: str, threads: int, passage_cache_mb: i
     head: Head = KernelHead(threads=1)
     graphs = None
     if keeps_on_device(device) and part.append_graph and part.keep_graph and part.head_graph:
-        graphs = DeviceGraphs(append=session(part.append_graph), keep=session(part.keep_graph))
-        head = GraphHead(session(part.head_graph), part.vocab_size)
+        small = [
+            Session(bundle.file(part, name), device=device, threads=1)
+            for name in (part.append_graph, part.keep_graph, part.head_graph)
+        ]
+        graphs = DeviceGraphs(append=small[0], keep=small[1])
+        head = GraphHead(small[2], part.vocab_size)
     if isinstance(part, Seq2SeqGeneratorPart):
         steps = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part, device=graphs)
         return Seq2SeqModel(steps, head, part)

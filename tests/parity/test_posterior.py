@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from rag_infer import GenerationConfig
-from rag_infer.generate.seq2seq import Seq2SeqDecoder
+from rag_infer.session import Session
 from tests.parity.references import Pair
 from tests.parity.settings import Case, draw
 
@@ -139,13 +139,14 @@ def test_contexts_are_read_once(pair: Callable[[str, int], Pair], monkeypatch: p
     """5 passages and 4 beams: 5 contexts encoded; transformers encodes 105 (5, and 5 for each of 20)."""
     model, generator = pair("bart", 0)
     read: list[int] = []
-    inputs = Seq2SeqDecoder._inputs
+    run = Session.run
 
-    def counted(self: Seq2SeqDecoder, contexts: Any) -> Any:
-        read.append(len(contexts))
-        return inputs(self, contexts)
+    def counted(self: Session, inputs: Any, *arguments: Any, **settings: Any) -> Any:
+        if self.path.name == "encoder.onnx":
+            read.append(len(inputs["input_ids"]))
+        return run(self, inputs, *arguments, **settings)
 
-    monkeypatch.setattr(Seq2SeqDecoder, "_inputs", counted)
+    monkeypatch.setattr(Session, "run", counted)
     rows = np.full((5, 6), 20, dtype=np.int64) + np.arange(5)[:, None]
     output = generator.generate_from_contexts(
         rows,
