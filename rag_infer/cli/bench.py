@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="which; default: the quick ones")
-    parser.add_argument("--all", action="store_true", help="the whole suite, most of an hour")
+    parser.add_argument("--all", action="store_true", help="the whole suite, about two hours")
     parser.add_argument(
         "--record", action="store_true", help="keep results and charts in benchmarks/results/"
     )
