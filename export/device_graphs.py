@@ -74,17 +74,20 @@ def write_device_graphs(step: Path) -> None:
     graph = onnx.load(step, load_external_data=False).graph
     cache = {v.name: v for v in graph.input if v.name.startswith(_CACHE)}
     new = {v.name: v for v in graph.output if v.name != "logits"}
-    _write(append_graph(cache, new), step.with_name(APPEND))
-    _write(keep_graph(cache), step.with_name(KEEP))
+    # An encoder-decoder's first layer has a row per question.
+    by_question = any(v.name == "question_of_row" for v in graph.input)
+    _write(append_graph(cache, new, by_question=by_question), step.with_name(APPEND))
+    _write(keep_graph(cache, by_question=by_question), step.with_name(KEEP))
     _write(head_graph(), step.with_name(HEAD))
 
 
-def append_graph(cache: dict[str, ValueInfoProto], new: dict[str, ValueInfoProto]) -> onnx.ModelProto:
+def append_graph(
+    cache: dict[str, ValueInfoProto], new: dict[str, ValueInfoProto], *, by_question: bool
+) -> onnx.ModelProto:
     """New keys and values into the slots that ``places`` names, int64 ``[rows, heads, queries, 3]``.
 
-    An encoder-decoder's first layer has a row per question, and ``question_places``.
+    Where the first layer has a row per question, ``question_places`` are its own.
     """
-    by_question = "new_keys_values" not in new
     past = {name: v for name, v in cache.items() if name.startswith("past_")}
     nodes, outputs = [], []
     inputs = [*past.values(), *new.values(), _integers("places", ["rows", "heads", "queries", 3])]
@@ -107,9 +110,8 @@ def append_graph(cache: dict[str, ValueInfoProto], new: dict[str, ValueInfoProto
     return _model("append", nodes, inputs, outputs, constants)
 
 
-def keep_graph(cache: dict[str, ValueInfoProto]) -> onnx.ModelProto:
+def keep_graph(cache: dict[str, ValueInfoProto], *, by_question: bool) -> onnx.ModelProto:
     """The cache's rows that ``rows`` names, int64 ``[kept]``; the first layer's past by ``questions``."""
-    by_question = any(name.startswith("cross_") for name in cache)
     inputs = [*cache.values(), _integers("rows", ["kept_rows"])]
     if by_question:
         inputs.append(_integers("questions", ["kept_questions"]))
