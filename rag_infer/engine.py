@@ -19,8 +19,9 @@ from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder, encode_question, warn_of_long_questions
 from rag_infer.errors import KnowledgeBaseError
 from rag_infer.generate.config import GenerationConfig
+from rag_infer.generate.generation import Generation
 from rag_infer.generate.hypothesis import Hypothesis
-from rag_infer.generator import PASSAGE_CACHE_MB, Generation, Generator
+from rag_infer.generator import PASSAGE_CACHE_MB, Generator
 from rag_infer.knowledge import KnowledgeBase, ScoredPassage
 from rag_infer.session import Cancellation, check_threads
 from rag_infer.stream import AnswerStream

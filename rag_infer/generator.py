@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from rag_infer import marginalise
 from rag_infer._arrays import check_contexts, check_labels
 from rag_infer.bundle import Bundle
 from rag_infer.compose import Composer, Context, new_composer
-from rag_infer.errors import BundleError, GenerationError
+from rag_infer.errors import BundleError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.constraints import processors
+from rag_infer.generate.generation import Generation
 from rag_infer.generate.loss import loss, scored_answers
 from rag_infer.generate.model import Pieces, load_model
-from rag_infer.generate.rag_sequence import Weighing, fast, thorough
+from rag_infer.generate.rag_sequence import Weighing
 from rag_infer.generate.rag_token import Request, decode, new_search
 from rag_infer.generate.search import Finished, Stop
 from rag_infer.generate.stop import stop_condition
@@ -51,52 +52,6 @@ class GeneratorOutput:
     sequences: NDArray[np.int64]
     scores: Float
     doc_posterior: Float
-
-
-class Generation:
-    """A batch of questions in progress: iterate to advance all by a token; `results` when exhausted.
-
-    Args:
-        requests: the searches: one per question, or one per passage where ``weighings`` are given.
-        steps: advances them.
-        weighings: under RAG-Sequence per question how its candidates are weighed.
-    """
-
-    def __init__(
-        self, requests: list[Request], steps: Iterator[None], weighings: list[Weighing] | None = None
-    ) -> None:
-        self._steps = steps
-        self._weighings = weighings
-        self.requests = requests
-
-    @property
-    def decides_tokens(self) -> bool:
-        """Whether tokens are decided as they come: under RAG-Sequence only the end tells which answer is best."""
-        return self._weighings is None
-
-    def __iter__(self) -> Iterator[None]:
-        """Yield after each token."""
-        return self._steps
-
-    def results(self) -> list[list[Finished]]:
-        """Per question its complete sequences, best first; runs what is left to run.
-
-        Raises:
-            GenerationError: the constraints left a question without any sequence.
-        """
-        for _ in self._steps:
-            pass
-        found = [r.search.results() for r in self.requests]
-        if self._weighings is not None:
-            found = [self._weigh(found[w.rows], w) for w in self._weighings]
-        for i, results in enumerate(found):
-            if not results:
-                raise GenerationError(f"question {i}: the constraints leave no possible next token")
-        return found
-
-    @staticmethod
-    def _weigh(found: list[list[Finished]], weighing: Weighing) -> list[Finished]:
-        return (fast if weighing.config.strategy == "rag-sequence-fast" else thorough)(found, weighing)
 
 
 class Generator:
@@ -286,7 +241,7 @@ class Generator:
             config, eos_token_ids=eos, vocab_size=self._part.vocab_size, begun=len(model.begun)
         )
         stop: Stop = stop_condition(self.tokenizer, eos, config.stop_strings)
-        # Room for the first tokens of all beams; longer answers grow the cache, which costs as much as two steps.
+        # Room for the first tokens of all beams; longer answers grow the cache, which copies it.
         beams = max(config.num_beams, config.num_return_sequences)
         reserve = min(beams * config.max_tokens, max(16 * beams, RESERVED_SLOTS))
         counts = [len(p) for p in priors]

@@ -9,8 +9,8 @@ from typing import Protocol
 from rag_infer.answer import Answer, Token, settled
 from rag_infer.errors import GenerationError
 from rag_infer.generate.config import GenerationConfig
+from rag_infer.generate.generation import Generation
 from rag_infer.generate.hypothesis import Hypothesis
-from rag_infer.generator import Generation
 from rag_infer.knowledge import ScoredPassage
 from rag_infer.session import Cancellation
 from rag_infer.timing import Stopwatch
