@@ -53,6 +53,15 @@ def bucket(length: int, multiple: int = LENGTH_BUCKET) -> int:
     return max(1, -(-length // multiple)) * multiple
 
 
+def larger_capacity(capacity: int, slots: int) -> int:
+    """What a cache of ``capacity`` slots grows to for ``slots``: by half at least, so that long answers copy it seldom.
+
+    >>> larger_capacity(64, 65), larger_capacity(0, 40), larger_capacity(320, 321)
+    (96, 64, 480)
+    """
+    return bucket(max(slots, capacity * 3 // 2), SLOT_BUCKET)
+
+
 class Tokenizer:
     """A ``tokenizer.json``, without padding or truncation of its own.
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.generate.device_cache import DeviceCache
-from rag_infer.text import SLOT_BUCKET, bucket
+from rag_infer.text import larger_capacity
 
 Float = NDArray[np.float32]
 
@@ -59,8 +59,7 @@ class CausalState:
         capacity = self.visible.shape[2]
         if self.used + slots <= capacity:
             return
-        # Grows by half, so that long answers copy the cache a logarithmic number of times.
-        larger = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET)
+        larger = larger_capacity(capacity, self.used + slots)
         if self.on_device is not None:
             self.on_device.reserve(larger)
         else:

@@ -98,9 +98,10 @@ class DeviceCache:
         """Drop all rows but these, and all questions but theirs."""
         self._arrays = self._chosen(rows, questions)
 
-    def of_rows(self, rows: Sequence[int], questions: Sequence[int]) -> DeviceCache:
+    def of_rows(self, rows: slice, questions: slice) -> DeviceCache:
         """Some rows alone, with slots for as many tokens as here; a copy. What is in the slots must not be seen."""
-        return DeviceCache(self._graphs, self._chosen(rows, questions))
+        chosen = (range(s.start, s.stop) for s in (rows, questions))
+        return DeviceCache(self._graphs, self._chosen(*chosen))
 
     def _chosen(self, rows: Sequence[int], questions: Sequence[int]) -> dict[str, Any]:
         keep = self._graphs.keep

@@ -68,7 +68,7 @@ class HostCache:
         self._cross = [np.ascontiguousarray(x[rows]) for x in self._cross]
         self._past = [np.ascontiguousarray(x[questions if i < 2 else rows]) for i, x in enumerate(self._past)]
 
-    def of_rows(self, rows: Sequence[int], questions: Sequence[int]) -> HostCache:
-        """Some rows alone, without what was generated; a copy."""
+    def of_rows(self, rows: slice, questions: slice) -> HostCache:
+        """Some rows alone, without what was generated; the arrays are the same."""
         past = [x[questions if i < 2 else rows][:, :, :0] for i, x in enumerate(self._past)]
         return HostCache([x[rows] for x in self._cross], past)

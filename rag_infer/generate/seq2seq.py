@@ -19,7 +19,7 @@ from rag_infer.generate.device_cache import DeviceCache, DeviceGraphs
 from rag_infer.generate.host_cache import HostCache
 from rag_infer.parts import Seq2SeqGeneratorPart
 from rag_infer.session import Cancellation, Session
-from rag_infer.text import SLOT_BUCKET, bucket, pad
+from rag_infer.text import SLOT_BUCKET, bucket, larger_capacity, pad
 
 Float = NDArray[np.float32]
 
@@ -67,18 +67,16 @@ class Seq2SeqState:
 
     def of_one_question(self, rows: slice) -> Seq2SeqState:
         """The rows of a question, as they were before anything was generated."""
-        chosen = list(range(*rows.indices(len(self.question_of_row))))
-        questions = np.unique(self.question_of_row[chosen]).tolist()
-        none = np.zeros(len(chosen), dtype=np.int64)
-        return Seq2SeqState.begin(self.cache.of_rows(chosen, questions[:1]), self.cross_bias[chosen], none)
+        bias, first = self.cross_bias[rows], int(self.question_of_row[rows][0])
+        cache = self.cache.of_rows(rows, slice(first, first + 1))
+        return Seq2SeqState.begin(cache, bias, np.zeros(len(bias), dtype=np.int64))
 
     def reserve(self, slots: int) -> None:
         """Make room for ``slots`` more."""
         capacity = self.visible.shape[2]
         if self.used + slots <= capacity:
             return
-        # Grows by half, so that long answers copy the cache a logarithmic number of times.
-        larger = bucket(max(self.used + slots, capacity * 3 // 2), SLOT_BUCKET)
+        larger = larger_capacity(capacity, self.used + slots)
         self.cache.reserve(larger)
         more = larger - capacity
         self.visible = np.pad(self.visible, ((0, 0), (0, 0), (0, more)))
