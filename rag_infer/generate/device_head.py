@@ -53,8 +53,6 @@ class Step:
         self.priors = np.full((len(counts), max(counts)), -np.inf, dtype=np.float32)
         start = 0
         for i, prior in enumerate(priors):
-            # Behind its passages a question has its own first row again, of no weight: not another question's.
-            self.rows[i] = start
             self.rows[i, : counts[i]] = np.arange(start, start + counts[i])
             self.priors[i, : counts[i]] = prior
             start += counts[i]

@@ -136,6 +136,19 @@ def test_nothing_of_the_cache_comes_back(twins: Twins, kind: str, monkeypatch: p
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_step_writes_into_the_cache_that_is_there(twins: Twins, kind: str) -> None:
+    _, there = twins(kind)
+    state, _, _ = there._model.start((), [[[20, 21], [22]]], [2], reserve=8, cancellation=None)
+    zeros = np.zeros((2, 1), dtype=np.int64)
+    places = []
+    for _ in range(3):
+        there._model.decoder.step(state, zeros, zeros + 30)
+        cache = state.on_device if kind.startswith("llama") else state.cache
+        places.append({name: value.data_ptr() for name, value in cache._arrays.items()})
+    assert places[0] == places[1] == places[2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_run_can_be_cancelled(twins: Twins, kind: str) -> None:
     _, there = twins(kind)
     ids, mask, _ = arrays(some_contexts(2, questions=1, num_docs=2), [[1.0, 0.0]])
@@ -224,7 +237,7 @@ def test_the_head_is_the_kernel(head: Session, seed: int, k: int, beams: int, sp
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_no_numbers(head: Session, bad: float) -> None:
-    """They are an error, and only of the question that has them."""
+    """They are an error, as in memory."""
     logits = np.random.default_rng(0).normal(size=(3, 1, 23)).astype(np.float32)
     logits[0, 0, 3] = bad
     priors = [marginalise.log_priors(np.zeros(n, dtype=np.float32)) for n in (2, 1)]
