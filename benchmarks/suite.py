@@ -25,6 +25,7 @@ SUITE: Mapping[str, Sequence[str]] = {
     "topk-768": ["bench_topk", "--dim", "768"],
     "flat": ["bench_flat"],
     "marginalise": ["bench_marginalise"],
+    "products": ["bench_products"],
     "start": ["bench_start"],
     "memory": ["bench_start", "--repeats", "1", "--requests", "2000"],
     "encode": ["bench_encode"],

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from benchmarks import bench_copying
+from benchmarks import bench_copying, bench_products
 from benchmarks.profile_operators import profile
+from benchmarks.report import DifferentAnswersError
 from rag_infer import GenerationConfig
 from rag_infer.export import export_bundle
 from tests.seq2seq_checkpoints import VOCAB, write_seq2seq
@@ -46,3 +48,12 @@ def test_steps_of_an_answer() -> None:
     assert bench_copying.steps([1, 2, 3, 4], [[1, 2, 3, 4]], 3) == 2
     assert bench_copying.steps([1, 2, 3, 4], [[1, 2, 3, 4]], 1) == 3
     assert bench_copying.steps([1, 9, 8], [[1, 2, 3, 4]], 3) == 3
+
+
+def test_products_of_eight_bits_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they are timed; a wrong one stops it."""
+    case = bench_products.run_case((64, 32), 3, threads=1, repeats=1, seed=0)
+    assert list(case.milliseconds) == ["float32", "dynamic int8", "MatMulNBits 8"]
+    monkeypatch.setattr(bench_products, "TOLERANCE", 1e-6)
+    with pytest.raises(DifferentAnswersError, match="dynamic int8"):
+        bench_products.run_case((64, 32), 3, threads=1, repeats=1, seed=0)
