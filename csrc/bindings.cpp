@@ -12,10 +12,13 @@
 
 #include "arguments.hpp"
 #include "docstrings.hpp"
+#include "half.hpp"
 #include "instruction_level.hpp"
 #include "marginalise.hpp"
 #include "quantise.hpp"
+#include "rescore.hpp"
 #include "topk.hpp"
+#include "topk_float16.hpp"
 #include "topk_int8.hpp"
 
 namespace py = pybind11;
@@ -27,6 +30,7 @@ namespace {
 using Floats = py::array_t<float, py::array::c_style>;
 using Tokens = py::array_t<std::int64_t, py::array::c_style>;
 using Codes = py::array_t<std::int8_t, py::array::c_style>;
+using Halves = py::array_t<std::uint16_t, py::array::c_style>;
 using Flags = py::array_t<bool, py::array::c_style>;
 
 std::string shape_of(const py::array& array) {
@@ -86,27 +90,38 @@ std::pair<Floats, Tokens> topk(const Floats& vectors, const Floats& queries, std
     return {std::move(scores), std::move(rows)};
 }
 
-std::tuple<Codes, Floats, Floats, Floats> quantise_rows(const Floats& vectors, std::int64_t threads) {
+/// One of `quantise_rows` and `halve_rows`, whose codes are the arrays `Array`.
+template <class Array, class Function>
+std::tuple<Array, Floats, Floats, Floats> code_rows(const Floats& vectors, std::int64_t threads,
+                                                    const Function& function) {
     check_array("vectors", vectors, "[rows, dim]", 2);
     const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
-    Codes codes({vectors.shape(0), vectors.shape(1)});
+    Array codes({vectors.shape(0), vectors.shape(1)});
     Floats scales(vectors.shape(0));
     Floats errors(vectors.shape(0));
     Floats norms(vectors.shape(0));
-    std::int8_t* const codes_data = codes.mutable_data();
+    auto* const codes_data = codes.mutable_data();
     float* const scales_data = scales.mutable_data();
     float* const errors_data = errors.mutable_data();
     float* const norms_data = norms.mutable_data();
     {
         const py::gil_scoped_release released;
-        rag_infer::quantise_rows(vectors.data(), size(vectors, 0), size(vectors, 1), num_threads, codes_data,
-                                 scales_data, errors_data, norms_data);
+        function(vectors.data(), size(vectors, 0), size(vectors, 1), num_threads, codes_data, scales_data,
+                 errors_data, norms_data);
     }
     return {std::move(codes), std::move(scales), std::move(errors), std::move(norms)};
 }
 
-void check_quantised(const Codes& codes, const Floats& scales, const Floats& errors, const Floats& norms,
-                     const Floats& vectors) {
+std::tuple<Codes, Floats, Floats, Floats> quantise_rows(const Floats& vectors, std::int64_t threads) {
+    return code_rows<Codes>(vectors, threads, rag_infer::quantise_rows);
+}
+
+std::tuple<Halves, Floats, Floats, Floats> halve_rows(const Floats& vectors, std::int64_t threads) {
+    return code_rows<Halves>(vectors, threads, rag_infer::halve_rows);
+}
+
+void check_coded(const py::array& codes, const Floats& scales, const Floats& errors, const Floats& norms,
+                 const Floats& vectors) {
     check_array("codes", codes, "[rows, dim]", 2);
     check_same("rows", "vectors", vectors, 0, "codes", codes, 0);
     check_same("dim", "vectors", vectors, 1, "codes", codes, 1);
@@ -118,12 +133,15 @@ void check_quantised(const Codes& codes, const Floats& scales, const Floats& err
     }
 }
 
-std::tuple<Floats, Tokens, Tokens> topk_int8(const Codes& codes, const Floats& scales, const Floats& errors,
-                                             const Floats& norms, const Floats& vectors,
-                                             const Floats& queries, std::int64_t k,
-                                             const std::optional<Flags>& mask, std::int64_t threads) {
+/// One of `topk_int8` and `topk_float16`, whose codes are the arrays `Array`.
+template <class Array, class Function>
+std::tuple<Floats, Tokens, Tokens> topk_coded(const Array& codes, const Floats& scales, const Floats& errors,
+                                              const Floats& norms, const Floats& vectors,
+                                              const Floats& queries, std::int64_t k,
+                                              const std::optional<Flags>& mask, std::int64_t threads,
+                                              const Function& function) {
     check_search(vectors, queries, mask);
-    check_quantised(codes, scales, errors, norms, vectors);
+    check_coded(codes, scales, errors, norms, vectors);
     const std::size_t wanted = rag_infer::at_least_one("k", k);
     const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
     Floats scores({queries.shape(0), static_cast<py::ssize_t>(k)});
@@ -134,12 +152,41 @@ std::tuple<Floats, Tokens, Tokens> topk_int8(const Codes& codes, const Floats& s
     std::int64_t* const rescored_data = rescored.mutable_data();
     {
         const py::gil_scoped_release released;
-        rag_infer::topk_int8({codes.data(), scales.data(), errors.data(), norms.data()}, vectors.data(),
-                             size(vectors, 0), queries.data(), size(queries, 0), size(vectors, 1), wanted,
-                             mask ? mask->data() : nullptr, num_threads, scores_data, rows_data,
-                             rescored_data);
+        function({codes.data(), scales.data(), errors.data(), norms.data()}, vectors.data(), size(vectors, 0),
+                 queries.data(), size(queries, 0), size(vectors, 1), wanted, mask ? mask->data() : nullptr,
+                 num_threads, scores_data, rows_data, rescored_data);
     }
     return {std::move(scores), std::move(rows), std::move(rescored)};
+}
+
+std::tuple<Floats, Tokens, Tokens> topk_int8(const Codes& codes, const Floats& scales, const Floats& errors,
+                                             const Floats& norms, const Floats& vectors,
+                                             const Floats& queries, std::int64_t k,
+                                             const std::optional<Flags>& mask, std::int64_t threads) {
+    return topk_coded(codes, scales, errors, norms, vectors, queries, k, mask, threads, rag_infer::topk_int8);
+}
+
+std::tuple<Floats, Tokens, Tokens> topk_float16(const Halves& codes, const Floats& scales,
+                                                const Floats& errors, const Floats& norms,
+                                                const Floats& vectors, const Floats& queries, std::int64_t k,
+                                                const std::optional<Flags>& mask, std::int64_t threads) {
+    return topk_coded(codes, scales, errors, norms, vectors, queries, k, mask, threads,
+                      rag_infer::topk_float16);
+}
+
+Floats rescore(const Floats& vectors, const Tokens& rows, const Floats& queries, std::int64_t threads) {
+    check_search(vectors, queries, std::nullopt);
+    check_array("rows", rows, "[queries, count]", 2);
+    check_same("queries", "queries", queries, 0, "rows", rows, 0);
+    const std::size_t num_threads = rag_infer::at_least_one("threads", threads);
+    Floats scores({rows.shape(0), rows.shape(1)});
+    float* const scores_data = scores.mutable_data();
+    {
+        const py::gil_scoped_release released;
+        rag_infer::rescore(vectors.data(), size(vectors, 0), rows.data(), size(rows, 1), queries.data(),
+                           size(queries, 0), size(vectors, 1), num_threads, scores_data);
+    }
+    return scores;
 }
 
 rag_infer::Marginaliser marginaliser(const Floats& logits, const Floats& log_priors, std::int64_t threads) {
@@ -225,6 +272,14 @@ PYBIND11_MODULE(_kernels, module) {
                "scales"_a.noconvert(), "errors"_a.noconvert(), "norms"_a.noconvert(), "vectors"_a.noconvert(),
                "queries"_a.noconvert(), "k"_a.noconvert(), py::kw_only(), "mask"_a.noconvert() = py::none(),
                "threads"_a.noconvert() = 1);
+    module.def("halve_rows", &halve_rows, docstrings::kHalveRowsDoc, "vectors"_a.noconvert(), py::kw_only(),
+               "threads"_a.noconvert() = 1);
+    module.def("topk_float16", &topk_float16, docstrings::kTopkFloat16Doc, "codes"_a.noconvert(),
+               "scales"_a.noconvert(), "errors"_a.noconvert(), "norms"_a.noconvert(), "vectors"_a.noconvert(),
+               "queries"_a.noconvert(), "k"_a.noconvert(), py::kw_only(), "mask"_a.noconvert() = py::none(),
+               "threads"_a.noconvert() = 1);
+    module.def("rescore", &rescore, docstrings::kRescoreDoc, "vectors"_a.noconvert(), "rows"_a.noconvert(),
+               "queries"_a.noconvert(), py::kw_only(), "threads"_a.noconvert() = 1);
     module.def("marginalise_topk", &marginalise_topk, docstrings::kMarginaliseTopkDoc, "logits"_a.noconvert(),
                "log_priors"_a.noconvert(), "k"_a.noconvert(), py::kw_only(), "threads"_a.noconvert() = 1);
     module.def("marginalise_log_probs", &marginalise_log_probs, docstrings::kMarginaliseLogProbsDoc,

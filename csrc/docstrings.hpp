@@ -82,6 +82,80 @@ Raises:
 >>> scores.tolist(), rows.tolist(), rescored.tolist()
 ([[3.0, 1.0]], [[2, 0]], [2]))";
 
+constexpr const char* kHalveRowsDoc =
+    R"(Rows as float16, each with its scale and with what topk_float16 needs to be exact.
+
+scale is the power of two that leaves the largest component in [1, 2), codes = v / scale to the nearest, so
+v = scale * codes + remainder: no row is too long or too short for float16.
+
+Args:
+    vectors: float32 [n, dim], C order.
+    threads: at least 1; the result does not depend on it.
+
+Returns:
+    (codes uint16 [n, dim], scales float32 [n], errors float32 [n], norms float32 [n]). codes are the bits of
+    float16: codes.view(numpy.float16) has the numbers. errors are at least the Euclidean length of the remainder,
+    norms at least that of scale * codes: computed in float64, rounded up. A row of zeros has scale 0. A row with
+    NaN or an infinity, or longer than 1e18, has error plus infinity and zeros otherwise: topk_float16 always looks
+    at the row itself.
+
+Raises:
+    TypeError: another dtype or memory order (arrays are refused, not converted).
+    ValueError: vectors that are not two-dimensional, threads below 1.
+
+>>> import numpy as np
+>>> codes, scales, errors, norms = halve_rows(np.array([[6, -1], [0, 0]], dtype=np.float32))
+>>> codes.view(np.float16).tolist(), scales.tolist(), errors.tolist()
+([[1.5, -0.25], [0.0, 0.0]], [4.0, 0.0], [0.0, 0.0]))";
+
+constexpr const char* kTopkFloat16Doc =
+    R"(Exactly what topk returns, from a pass over the float16 codes: half of the memory traffic.
+
+As topk_int8, with codes so near to the rows that hardly more than k of them have to be looked at.
+
+Args:
+    codes, scales, errors, norms: of halve_rows(vectors).
+    vectors: float32 [n, dim], C order; may be a memory map, few rows are read.
+    queries: float32 [q, dim], C order. One with NaN or an infinity, or longer than 1e18, is searched by topk.
+    k: how many rows per query, at least 1.
+    mask: bool [n]; rows where it is false are left out.
+    threads: at least 1; the result does not depend on it.
+
+Returns:
+    (scores float32 [q, k], rows int64 [q, k], rescored int64 [q]): scores and rows as topk, bit for bit, and how
+    many rows were scored from vectors.
+
+Raises:
+    TypeError: another dtype or memory order (arrays are refused, not converted).
+    ValueError: shapes that do not fit, k or threads below 1.
+
+>>> import numpy as np
+>>> vectors = np.array([[1, 0], [0, 2], [3, 0], [0, 1]], dtype=np.float32)
+>>> scores, rows, rescored = topk_float16(*halve_rows(vectors), vectors, np.array([[1, 0]], dtype=np.float32), 2)
+>>> scores.tolist(), rows.tolist(), rescored.tolist()
+([[3.0, 1.0]], [[2, 0]], [2]))";
+
+constexpr const char* kRescoreDoc =
+    R"(Scores of some rows with each query, bit for bit those of topk.
+
+Args:
+    vectors: float32 [n, dim], C order; may be a memory map, only the rows asked for are read.
+    rows: int64 [q, count], C order; for each query rows of vectors.
+    queries: float32 [q, dim], C order.
+    threads: at least 1; the result does not depend on it.
+
+Returns:
+    float32 [q, count]; minus infinity where there is no such row (below 0, or n and above).
+
+Raises:
+    TypeError: another dtype or memory order (arrays are refused, not converted).
+    ValueError: shapes that do not fit, threads below 1.
+
+>>> import numpy as np
+>>> vectors = np.array([[1, 0], [0, 2], [3, 0]], dtype=np.float32)
+>>> rescore(vectors, np.array([[2, -1, 0]]), np.array([[1, 1]], dtype=np.float32)).tolist()
+[[3.0, -inf, 1.0]])";
+
 constexpr const char* kMarginaliseTopkDoc =
     R"(The k most probable tokens of the mixture over passages, for each beam.
 

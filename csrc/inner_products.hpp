@@ -6,24 +6,26 @@
 namespace rag_infer {
 
 /// Which cache lines of the rows that come next a tile asks from memory while it computes: every `stride`
-/// floats from `offset` on, evenly over the tile, because the processor can wait for a score or two of lines
-/// at once, not more.
+/// components from `offset` on, evenly over the tile, because the processor can wait for a score or two of
+/// lines at once, not more.
+template <class Row>
 struct Prefetch {
-    const float* const* rows;
+    const Row* const* rows;
     std::size_t offset;
     std::size_t stride;
 };
 
-constexpr std::size_t kLineFloats = 16;
+template <class Row>
+constexpr std::size_t kLineComponents = 64 / sizeof(Row);
 // How many tiles of rows ahead of the one in work are asked for.
 constexpr std::size_t kTilesAhead = 2;
 
 /// `kRows` x `kQueries` inner products in registers. Each pair has one vector accumulator that goes along the
 /// dimension in the same order for every tile shape: a score does not depend on what else is computed with
 /// it.
-template <class V, std::size_t kRows, std::size_t kQueries>
-RAG_INFER_TARGET inline void inner_product_tile(const float* const* rows, std::size_t num_rows,
-                                                const float* queries, std::size_t dim, Prefetch next,
+template <class V, std::size_t kRows, std::size_t kQueries, class Row>
+RAG_INFER_TARGET inline void inner_product_tile(const Row* const* rows, std::size_t num_rows,
+                                                const float* queries, std::size_t dim, Prefetch<Row> next,
                                                 float* scores) {
     typename V::Floats sums[kQueries][kRows];
     for (std::size_t q = 0; q < kQueries; ++q) {
@@ -57,44 +59,45 @@ RAG_INFER_TARGET inline void inner_product_tile(const float* const* rows, std::s
 
 /// `kRows` rows with all queries: tiles of kQueries, then the rest one by one. The rows stay in the nearest
 /// cache meanwhile. `next` may be null.
-template <class V, std::size_t kRows, std::size_t kQueries>
-RAG_INFER_TARGET inline void inner_product_strip(const float* const* rows, const float* const* next,
+template <class V, std::size_t kRows, std::size_t kQueries, class Row>
+RAG_INFER_TARGET inline void inner_product_strip(const Row* const* rows, const Row* const* next,
                                                  std::size_t num_rows, const float* queries,
                                                  std::size_t num_queries, std::size_t dim, float* scores) {
-    const std::size_t stride = num_queries / kQueries * kLineFloats;
+    const std::size_t stride = num_queries / kQueries * kLineComponents<Row>;
     std::size_t offset = next == nullptr ? dim : 0;
     std::size_t q = 0;
     for (; q + kQueries <= num_queries; q += kQueries) {
-        inner_product_tile<V, kRows, kQueries>(rows, num_rows, queries + q * dim, dim, {next, offset, stride},
-                                               scores + q * num_rows);
-        offset += kLineFloats;
+        inner_product_tile<V, kRows, kQueries, Row>(rows, num_rows, queries + q * dim, dim,
+                                                    {next, offset, stride}, scores + q * num_rows);
+        offset += kLineComponents<Row>;
     }
     for (; q < num_queries; ++q) {
-        inner_product_tile<V, kRows, 1>(rows, num_rows, queries + q * dim, dim, {nullptr, dim, 0},
-                                        scores + q * num_rows);
+        inner_product_tile<V, kRows, 1, Row>(rows, num_rows, queries + q * dim, dim, {nullptr, dim, 0},
+                                             scores + q * num_rows);
     }
 }
 
 /// All rows with all queries, `kRows` rows at a time.
-template <class V, std::size_t kRows, std::size_t kQueries>
-RAG_INFER_TARGET inline void inner_product_block(const float* const* rows, std::size_t num_rows,
+template <class V, std::size_t kRows, std::size_t kQueries, class Row>
+RAG_INFER_TARGET inline void inner_product_block(const Row* const* rows, std::size_t num_rows,
                                                  const float* queries, std::size_t num_queries,
                                                  std::size_t dim, float* scores) {
     std::size_t r = 0;
     for (; r + kRows <= num_rows; r += kRows) {
         const bool more = r + (kTilesAhead + 1) * kRows <= num_rows;
-        inner_product_strip<V, kRows, kQueries>(rows + r, more ? rows + r + kTilesAhead * kRows : nullptr,
-                                                num_rows, queries, num_queries, dim, scores + r);
+        inner_product_strip<V, kRows, kQueries, Row>(rows + r,
+                                                     more ? rows + r + kTilesAhead * kRows : nullptr,
+                                                     num_rows, queries, num_queries, dim, scores + r);
     }
     for (; r < num_rows; ++r) {
-        inner_product_strip<V, 1, kQueries>(rows + r, nullptr, num_rows, queries, num_queries, dim,
-                                            scores + r);
+        inner_product_strip<V, 1, kQueries, Row>(rows + r, nullptr, num_rows, queries, num_queries, dim,
+                                                 scores + r);
     }
 }
 
-/// See Leaves::inner_products.
-template <class V>
-RAG_INFER_TARGET void inner_products(const float* const* rows, std::size_t num_rows, const float* queries,
+/// See Leaves::inner_products and Leaves::half_products. Row is float, or std::uint16_t for float16.
+template <class V, class Row>
+RAG_INFER_TARGET void inner_products(const Row* const* rows, std::size_t num_rows, const float* queries,
                                      std::size_t num_queries, std::size_t dim, float* scores) {
     if (num_queries < V::kQueryTile) {
         inner_product_block<V, V::kRowTileOneQuery, 1>(rows, num_rows, queries, num_queries, dim, scores);

@@ -46,7 +46,9 @@ std::vector<Level> available_levels() {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
         levels.push_back(Level::avx512);
     }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) levels.push_back(Level::avx2);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+        levels.push_back(Level::avx2);
+    }
 #elif defined(__aarch64__)
     levels.push_back(Level::neon);  // part of the architecture's baseline
 #endif

@@ -4,16 +4,10 @@
 #include <cmath>
 #include <limits>
 
-#include "quantise.hpp"
+#include "coded_rows.hpp"
 
 namespace rag_infer {
 namespace {
-
-double length(const float* query, std::size_t dim) {
-    double squares = 0.0;
-    for (std::size_t d = 0; d < dim; ++d) squares += static_cast<double>(query[d]) * query[d];
-    return std::sqrt(squares);
-}
 
 /// So large that dim products with codes down to -128 stay below 2^31.
 double largest_integer(std::size_t dim) {
@@ -28,7 +22,7 @@ bool has_integers(const float* query, std::size_t dim) {
     return dim <= kLargestIntegerDim && length(query, dim) <= kLargestNorm;
 }
 
-IntegerQuery integer_query(const float* query, std::size_t dim, std::int16_t* integers) {
+CodedQuery integer_query(const float* query, std::size_t dim, std::int16_t* integers) {
     double largest = 0.0;
     for (std::size_t d = 0; d < dim; ++d) {
         largest = std::max(largest, std::fabs(static_cast<double>(query[d])));

@@ -34,6 +34,11 @@ struct Leaves {
     void (*inner_products)(const float* const* rows, std::size_t num_rows, const float* queries,
                            std::size_t num_queries, std::size_t dim, float* scores);
 
+    /// scores[query * num_rows + row] = rows[row] . queries[query] where the rows are bits of float16, which
+    /// are converted exactly and multiplied as float32.
+    void (*half_products)(const std::uint16_t* const* rows, std::size_t num_rows, const float* queries,
+                          std::size_t num_queries, std::size_t dim, float* scores);
+
     /// dots[query * num_rows + row] = rows[row] . queries[query] in integers, the same at every level. For
     /// each query 128 times the sum of its absolute values is below 2^31: then nothing overflows.
     void (*integer_products)(const std::int8_t* const* rows, std::size_t num_rows,

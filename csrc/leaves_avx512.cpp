@@ -19,9 +19,10 @@
 namespace rag_infer {
 
 const Leaves& avx512_leaves() {
-    static constexpr Leaves kLeaves = {inner_products<Avx512Vector>, integer_products<Avx512Integers>,
-                                       row_normaliser<Avx512Vector>, marginal_log_probs<Avx512Vector>,
-                                       next_candidates<Avx512Vector>};
+    static constexpr Leaves kLeaves = {
+        inner_products<Avx512Vector, float>, inner_products<Avx512Vector, std::uint16_t>,
+        integer_products<Avx512Integers>,    row_normaliser<Avx512Vector>,
+        marginal_log_probs<Avx512Vector>,    next_candidates<Avx512Vector>};
     return kLeaves;
 }
 

@@ -12,9 +12,10 @@
 namespace rag_infer {
 
 const Leaves& neon_leaves() {
-    static constexpr Leaves kLeaves = {inner_products<NeonVector>, integer_products<NeonIntegers>,
-                                       row_normaliser<NeonVector>, marginal_log_probs<NeonVector>,
-                                       next_candidates<NeonVector>};
+    static constexpr Leaves kLeaves = {
+        inner_products<NeonVector, float>, inner_products<NeonVector, std::uint16_t>,
+        integer_products<NeonIntegers>,    row_normaliser<NeonVector>,
+        marginal_log_probs<NeonVector>,    next_candidates<NeonVector>};
     return kLeaves;
 }
 

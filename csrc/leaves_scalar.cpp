@@ -10,9 +10,10 @@
 namespace rag_infer {
 
 const Leaves& scalar_leaves() {
-    static constexpr Leaves kLeaves = {inner_products<ScalarVector>, integer_products<ScalarIntegers>,
-                                       row_normaliser<ScalarVector>, marginal_log_probs<ScalarVector>,
-                                       next_candidates<ScalarVector>};
+    static constexpr Leaves kLeaves = {
+        inner_products<ScalarVector, float>, inner_products<ScalarVector, std::uint16_t>,
+        integer_products<ScalarIntegers>,    row_normaliser<ScalarVector>,
+        marginal_log_probs<ScalarVector>,    next_candidates<ScalarVector>};
     return kLeaves;
 }
 

@@ -15,30 +15,16 @@ constexpr std::size_t kWorkPerThread = std::size_t{1} << 18;
 // Rows that a thread takes at a time.
 constexpr std::size_t kPieceRows = 256;
 
-/// The least float32 that is not below `x`.
-float rounded_up(double x) {
-    const float nearest = static_cast<float>(x);
-    return static_cast<double>(nearest) >= x
-               ? nearest
-               : std::nextafter(nearest, std::numeric_limits<float>::infinity());
-}
-
 /// The nearest integer in [-127, 127], halves to even.
 float code_of(float x) {
     constexpr float kShift = 12582912.0F;  // 1.5 * 2^23: adding it leaves no bits for a fraction
     return std::min(std::max((x + kShift) - kShift, -kLargestCode), kLargestCode);
 }
 
-bool is_known(const float* vector, std::size_t dim) {
-    double squares = 0.0;
-    for (std::size_t d = 0; d < dim; ++d) squares += static_cast<double>(vector[d]) * vector[d];
-    return squares <= kLargestNorm * kLargestNorm;
-}
-
 void quantise_row(const float* vector, std::size_t dim, std::int8_t* codes, float* scale, float* error,
                   float* norm) {
     float largest = 0.0F;
-    const bool known = is_known(vector, dim);
+    const bool known = length(vector, dim) <= kLargestNorm;
     for (std::size_t d = 0; known && d < dim; ++d) largest = std::max(largest, std::fabs(vector[d]));
     *scale = largest / kLargestCode;
     double error_squares = 0.0;
@@ -50,8 +36,7 @@ void quantise_row(const float* vector, std::size_t dim, std::int8_t* codes, floa
         error_squares += rest * rest;
         code_squares += static_cast<double>(code) * code;
     }
-    // A sum of dim squares is relatively off by at most (dim + 2) * 2^-53, its root by half of that.
-    const double slack = 1.0 + (static_cast<double>(dim) + 8.0) * 0x1p-53;
+    const double slack = length_slack(dim);
     *error = known ? rounded_up(std::sqrt(error_squares) * slack) : std::numeric_limits<float>::infinity();
     *norm = rounded_up(static_cast<double>(*scale) * std::sqrt(code_squares) * slack);
 }

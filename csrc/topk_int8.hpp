@@ -3,7 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "quantise.hpp"
+#include "coded_rows.hpp"
 
 namespace rag_infer {
 

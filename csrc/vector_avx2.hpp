@@ -3,6 +3,8 @@
 #include <immintrin.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 namespace rag_infer {
 
@@ -24,6 +26,18 @@ struct Avx2Vector {
         const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         const __m256i mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lanes);
         return _mm256_blendv_ps(set(fill), _mm256_maskload_ps(from, mask), _mm256_castsi256_ps(mask));
+    }
+
+    RAG_INFER_TARGET static Floats load(const std::uint16_t* from) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+    }
+
+    RAG_INFER_TARGET static Floats load_partial(const std::uint16_t* from, std::size_t count, float fill) {
+        std::uint16_t halves[kWidth] = {};
+        std::memcpy(halves, from, count * sizeof(std::uint16_t));
+        float floats[kWidth];
+        _mm256_storeu_ps(floats, load(halves));
+        return load_partial(floats, count, fill);
     }
 
     RAG_INFER_TARGET static void store(float* to, Floats a) { _mm256_storeu_ps(to, a); }

@@ -3,6 +3,8 @@
 #include <immintrin.h>
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 namespace rag_infer {
 
@@ -24,6 +26,17 @@ struct Avx512Vector {
     RAG_INFER_TARGET static Floats load_partial(const float* from, std::size_t count, float fill) {
         const __mmask16 mask = static_cast<__mmask16>((1U << count) - 1U);
         return _mm512_mask_loadu_ps(set(fill), mask, from);
+    }
+
+    RAG_INFER_TARGET static Floats load(const std::uint16_t* from) {
+        return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    }
+
+    RAG_INFER_TARGET static Floats load_partial(const std::uint16_t* from, std::size_t count, float fill) {
+        std::uint16_t halves[kWidth] = {};
+        std::memcpy(halves, from, count * sizeof(std::uint16_t));
+        const __mmask16 mask = static_cast<__mmask16>((1U << count) - 1U);
+        return _mm512_mask_blend_ps(mask, set(fill), load(halves));
     }
 
     RAG_INFER_TARGET static void store(float* to, Floats a) { _mm512_storeu_ps(to, a); }

@@ -3,6 +3,7 @@
 #include <arm_neon.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 namespace rag_infer {
@@ -25,6 +26,18 @@ struct NeonVector {
         float lanes[kWidth] = {fill, fill, fill, fill};
         std::memcpy(lanes, from, count * sizeof(float));
         return vld1q_f32(lanes);
+    }
+
+    static Floats load(const std::uint16_t* from) {
+        return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from)));
+    }
+
+    static Floats load_partial(const std::uint16_t* from, std::size_t count, float fill) {
+        std::uint16_t halves[kWidth] = {};
+        std::memcpy(halves, from, count * sizeof(std::uint16_t));
+        float lanes[kWidth];
+        vst1q_f32(lanes, load(halves));
+        return load_partial(lanes, count, fill);
     }
 
     static void store(float* to, Floats a) { vst1q_f32(to, a); }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half_bits.hpp"
+
 namespace rag_infer {
 
 /// Eight floats at once without any instruction set: the operations that the other vector_*.hpp have as one
@@ -35,6 +37,19 @@ struct ScalarVector {
     static Floats load_partial(const float* from, std::size_t count, float fill) {
         Floats out = set(fill);
         std::memcpy(out.lane, from, count * sizeof(float));
+        return out;
+    }
+
+    /// The same of the bits of float16, converted exactly.
+    static Floats load(const std::uint16_t* from) {
+        Floats out;
+        for (std::size_t i = 0; i < kWidth; ++i) out.lane[i] = half_to_float(from[i]);
+        return out;
+    }
+
+    static Floats load_partial(const std::uint16_t* from, std::size_t count, float fill) {
+        Floats out = set(fill);
+        for (std::size_t i = 0; i < count; ++i) out.lane[i] = half_to_float(from[i]);
         return out;
     }
 

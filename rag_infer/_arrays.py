@@ -39,21 +39,9 @@ def check_contexts(
         ValueError: a wrong shape, no question or no passage, a mask that is not ones and then zeros, a token outside
             the vocabulary, a score that is NaN or plus infinity, a question whose passages all have weight zero.
     """
-    check_array("doc_scores", doc_scores, np.float32, (None, None))
-    questions, num_docs = doc_scores.shape
-    if questions == 0 or num_docs == 0:
-        raise ValueError(
-            f"doc_scores must name at least one question and one passage, got shape {list(doc_scores.shape)}"
-        )
-    check_array("context_input_ids", input_ids, np.int64, (questions * num_docs, None))
+    count = check_scores(doc_scores)
+    check_array("context_input_ids", input_ids, np.int64, (count, None))
     check_array("context_attention_mask", attention_mask, np.int64, input_ids.shape)
-    if np.isnan(doc_scores).any() or np.isposinf(doc_scores).any():
-        raise ValueError(f"doc_scores must not be NaN or plus infinity, got {doc_scores.tolist()}")
-    hopeless = np.flatnonzero(np.isneginf(doc_scores).all(axis=1))
-    if hopeless.size:
-        raise ValueError(
-            f"all passages of question {hopeless[0]} have weight zero (scores of minus infinity)"
-        )
     rows = []
     for i, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
         length = int(np.count_nonzero(mask))
@@ -67,6 +55,27 @@ def check_contexts(
         _check_vocabulary(f"context {i}", row, vocab_size)
         rows.append(tuple(row.tolist()))
     return rows
+
+
+def check_scores(doc_scores: NDArray[Any]) -> int:
+    """How many contexts there are: one for each score.
+
+    Raises:
+        TypeError, ValueError: as `check_contexts`, of the scores.
+    """
+    check_array("doc_scores", doc_scores, np.float32, (None, None))
+    if doc_scores.size == 0:
+        raise ValueError(
+            f"doc_scores must name at least one question and one passage, got shape {list(doc_scores.shape)}"
+        )
+    if np.isnan(doc_scores).any() or np.isposinf(doc_scores).any():
+        raise ValueError(f"doc_scores must not be NaN or plus infinity, got {doc_scores.tolist()}")
+    hopeless = np.flatnonzero(np.isneginf(doc_scores).all(axis=1))
+    if hopeless.size:
+        raise ValueError(
+            f"all passages of question {hopeless[0]} have weight zero (scores of minus infinity)"
+        )
+    return int(doc_scores.size)
 
 
 def check_labels(labels: NDArray[Any], *, questions: int, vocab_size: int) -> list[tuple[int, ...]]:

@@ -90,6 +90,31 @@ def int8_bounds(
     return estimates, bounds
 
 
+def halves(vectors: Floats) -> tuple[NDArray[np.uint16], Float64s, Float64s, Float64s]:
+    """Codes of float16 by numpy, scales, and the lengths of remainders and codes, in float64: see csrc/half.hpp."""
+    wide = vectors.astype(np.float64)
+    largest = np.abs(wide).max(axis=1, initial=0.0)
+    scales = np.where(largest > 0, 2.0 ** np.floor(np.log2(np.where(largest > 0, largest, 1.0))), 0.0)
+    codes = (wide / np.where(scales > 0, scales, 1.0)[:, None]).astype(np.float32).astype(np.float16)
+    restored = codes.astype(np.float64) * scales[:, None]
+    errors = np.linalg.norm(wide - restored, axis=1)
+    return codes.view(np.uint16), scales, errors, np.linalg.norm(restored, axis=1)
+
+
+def float16_bounds(
+    codes: NDArray[np.uint16], scales: Floats, errors: Floats, norms: Floats, queries: Floats
+) -> tuple[Float64s, Float64s]:
+    """Products of queries and codes, and how far scores and estimates may be off, float64 ``[queries, rows]``."""
+    dim = codes.shape[1]
+    wanted = queries.astype(np.float64)
+    restored = codes.view(np.float16).astype(np.float64) * scales.astype(np.float64)[:, None]
+    norm = np.linalg.norm(wanted, axis=1)
+    rounding = (dim + 16) * 2.0**-22 * norm
+    bounds = np.outer(norm + rounding, errors.astype(np.float64))
+    bounds += np.outer(rounding, norms.astype(np.float64)) + (dim + 16) * 2.0**-149
+    return wanted @ restored.T, bounds
+
+
 def log_sum_exp(values: Float64s, axis: int) -> Float64s:
     """Minus infinity where all terms are, or where there are none."""
     largest = values.max(axis=axis, keepdims=True, initial=-np.inf)

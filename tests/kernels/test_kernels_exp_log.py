@@ -16,7 +16,7 @@ CSRC = Path(__file__).parents[2] / "csrc"
 TYPES = {
     "scalar": ("ScalarVector", ""),
     "neon": ("NeonVector", ""),
-    "avx2": ("Avx2Vector", '__attribute__((target("avx2,fma")))'),
+    "avx2": ("Avx2Vector", '__attribute__((target("avx2,fma,f16c")))'),
     "avx512": ("Avx512Vector", '__attribute__((target("avx512f,avx512bw")))'),
 }
 

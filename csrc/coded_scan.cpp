@@ -1,10 +1,8 @@
-#include "integer_scan.hpp"
+#include "coded_scan.hpp"
 
 #include <algorithm>
 #include <functional>
 #include <limits>
-
-#include "leaves.hpp"
 
 namespace rag_infer {
 namespace {
@@ -27,37 +25,41 @@ float kth_lower(const Collector* parts, std::size_t num_parts, std::size_t strid
 }  // namespace
 
 /// The rows of a block: where their codes are, and copies of what goes with them, side by side.
-struct IntegerScan::Block {
+template <class Codes>
+struct CodedScan<Codes>::Block {
     std::size_t size = 0;
-    const std::int8_t* codes[kBlockRows];
+    const typename Codes::Code* codes[kBlockRows];
     std::int64_t numbers[kBlockRows];
     double scales[kBlockRows];
     double errors[kBlockRows];
     double norms[kBlockRows];
 };
 
-void IntegerScan::add(const float* query) {
-    const std::size_t before = integers_.size();
-    integers_.resize(before + dim_);
-    queries_.push_back(integer_query(query, dim_, integers_.data() + before));
+template <class Codes>
+void CodedScan<Codes>::add(const float* query) {
+    const std::size_t before = words_.size();
+    words_.resize(before + dim_);
+    queries_.push_back(Codes::make(query, dim_, words_.data() + before));
 }
 
-void IntegerScan::run(std::size_t begin, std::size_t end, Collector* collectors) const {
-    std::vector<std::int32_t> dots(kBlockRows * queries_.size());
+template <class Codes>
+void CodedScan<Codes>::run(std::size_t begin, std::size_t end, Collector* collectors) const {
+    std::vector<typename Codes::Product> products(kBlockRows * queries_.size());
     const Leaves& leaves = current_leaves();
     Block block;
     while (begin < end) {
         begin = fill(begin, end, &block);
-        leaves.integer_products(block.codes, block.size, integers_.data(), queries_.size(), dim_,
-                                dots.data());
+        (leaves.*Codes::kProducts)(block.codes, block.size, words_.data(), queries_.size(), dim_,
+                                   products.data());
         for (std::size_t q = 0; q < queries_.size(); ++q) {
-            offer(block, dots.data() + q * block.size, queries_[q], &collectors[q]);
+            offer(block, products.data() + q * block.size, queries_[q], &collectors[q]);
         }
     }
 }
 
 /// Takes the next rows; returns the first that is left.
-std::size_t IntegerScan::fill(std::size_t row, std::size_t end, Block* block) const {
+template <class Codes>
+std::size_t CodedScan<Codes>::fill(std::size_t row, std::size_t end, Block* block) const {
     std::size_t size = 0;
     for (; row < end && size < kBlockRows; ++row) {
         if (mask_ != nullptr && !mask_[row]) continue;
@@ -71,9 +73,10 @@ std::size_t IntegerScan::fill(std::size_t row, std::size_t end, Block* block) co
     return row;
 }
 
-void IntegerScan::offer(const Block& block, const std::int32_t* dots, const IntegerQuery& query,
-                        Collector* collector) {
-    const auto estimate = [&](std::size_t i) { return dots[i] * (block.scales[i] * query.scale); };
+template <class Codes>
+void CodedScan<Codes>::offer(const Block& block, const typename Codes::Product* products,
+                             const CodedQuery& query, Collector* collector) {
+    const auto estimate = [&](std::size_t i) { return products[i] * (block.scales[i] * query.scale); };
     const auto bound = [&](std::size_t i) {
         return block.errors[i] * query.per_error + block.norms[i] * query.per_norm + query.constant;
     };
@@ -92,6 +95,9 @@ void IntegerScan::offer(const Block& block, const std::int32_t* dots, const Inte
         collector->lower.offer(static_cast<float>(estimate(i) - bound(i)), block.numbers[i]);
     }
 }
+
+template class CodedScan<IntegerCodes>;
+template class CodedScan<HalfCodes>;
 
 std::vector<std::int64_t> candidates(const Collector* parts, std::size_t num_parts, std::size_t stride,
                                      std::size_t k) {
