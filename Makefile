@@ -10,7 +10,7 @@ PYTHON_CODE := rag_infer export tests benchmarks setup.py
 export RAG_INFER_CACHE := $(CACHE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test models unit lint types sanitize bench bench-peers wheel format clean
+.PHONY: help setup demo demo-images test models unit lint types sanitize bench bench-peers wheel format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,13 +29,17 @@ $(VENV)/.installed: pyproject.toml setup.py .ci/constraints.txt $(KERNELS)
 demo: setup  ## export real models, index 10,033 articles, answer five questions
 	@$(BIN)/python -m rag_infer.export.demo
 
+demo-images: setup  ## train on easy-VQA (some minutes), export, index, answer its test questions
+	@$(BIN)/python -m rag_infer.export.demo.images
+
 test: lint types models unit sanitize  ## run everything that CI runs
 
 models: setup  ## make the models, the bundle and the knowledge base that tests and demo use
 	@$(BIN)/python -m rag_infer.export.demo --until kb
+	@$(BIN)/python -m rag_infer.export.demo.images --until sources
 
 unit: models  ## run the tests
-	CI=1 $(BIN)/python -m pytest
+	CI=1 $(BIN)/python -m pytest --durations=25 --durations-min=5
 
 lint: setup  ## check formatting and style
 	$(BIN)/ruff format --check $(PYTHON_CODE)

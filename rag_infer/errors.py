@@ -26,12 +26,24 @@ class CorruptIndexError(KnowledgeBaseError):
     """Stored data of a knowledge base fails its checksum or structural check."""
 
 
+class RecallError(KnowledgeBaseError):
+    """An approximate index finds too few of the nearest passages, however large it is made."""
+
+
 class EncoderMismatchError(KnowledgeBaseError):
     """A knowledge base was made with another passage encoder than the one given."""
 
 
 class CorpusError(KnowledgeBaseError):
     """A corpus file has a line that cannot become a passage; the message gives file and line."""
+
+
+class VectorFileError(KnowledgeBaseError):
+    """A file of vectors is damaged, does not fit, or is not safe to read; the message gives file and place."""
+
+
+class ImageError(RagInferError):
+    """An image is damaged, too large, or no image at all; the message names it."""
 
 
 class GenerationError(RagInferError):

@@ -4,8 +4,26 @@ The SQLite record says what is true; vectors lie in append-only files; the HNSW 
 """
 
 from rag_infer.knowledge.base import KnowledgeBase
-from rag_infer.knowledge.maintenance import CheckReport
+from rag_infer.knowledge.check import CheckReport
+from rag_infer.knowledge.chunk import ChunkConfig, Chunker, chunk_id
+from rag_infer.knowledge.document import Document
 from rag_infer.knowledge.passage import Passage, ScoredPassage
-from rag_infer.knowledge.writer import Upserted
+from rag_infer.knowledge.passage_tokens import PassageTokens
+from rag_infer.knowledge.search import SearchResult
+from rag_infer.knowledge.search_config import SearchConfig
+from rag_infer.knowledge.transaction import Upserted
 
-__all__ = ["CheckReport", "KnowledgeBase", "Passage", "ScoredPassage", "Upserted"]
+__all__ = [
+    "CheckReport",
+    "ChunkConfig",
+    "Chunker",
+    "Document",
+    "KnowledgeBase",
+    "Passage",
+    "PassageTokens",
+    "ScoredPassage",
+    "SearchConfig",
+    "SearchResult",
+    "Upserted",
+    "chunk_id",
+]

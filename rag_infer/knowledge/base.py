@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import warnings
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, overload
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from rag_infer.bundle import Bundle
-from rag_infer.errors import KnowledgeBaseError
+from rag_infer.errors import RagInferWarning
 from rag_infer.knowledge import maintenance
-from rag_infer.knowledge.arguments import check_ids, check_passages, check_vectors
-from rag_infer.knowledge.encoders import BundleEncoders, Encoder, Encoders, choose_encoders
-from rag_infer.knowledge.folder import LOCK, check_encoder, create_folder, new_settings, sizes
-from rag_infer.knowledge.index import Index, check_kind
-from rag_infer.knowledge.lock import WriterLock
-from rag_infer.knowledge.maintenance import CheckReport
-from rag_infer.knowledge.passage import Passage, ScoredPassage, content_digest, passage_text
-from rag_infer.knowledge.schema import Settings, read_settings, read_state, write_index_kind
-from rag_infer.knowledge.search import check_k, normalised, search
-from rag_infer.knowledge.store import Record, passages_by_id, rows_and_digests
-from rag_infer.knowledge.vectors import VECTORS, Segments
-from rag_infer.knowledge.view import Views
-from rag_infer.knowledge.writer import Upserted, Writer
-from rag_infer.session import check_threads
-from rag_infer.text import check_question
+from rag_infer.knowledge.backends.address import is_address
+from rag_infer.knowledge.backup import BackupReport, backup
+from rag_infer.knowledge.changes import Changes
+from rag_infer.knowledge.check import CheckReport, check
+from rag_infer.knowledge.encoders import BundleEncoders, Encoder, choose_encoders
+from rag_infer.knowledge.exporters import export_dataset, export_jsonl
+from rag_infer.knowledge.folder import check_encoder, create_folder, new_settings, sizes
+from rag_infer.knowledge.head import check_head, read_head
+from rag_infer.knowledge.index import check_kind, check_min_recall
+from rag_infer.knowledge.moments import read_moments
+from rag_infer.knowledge.opened import WRITER_TIMEOUT
+from rag_infer.knowledge.revision import through_compactions
+from rag_infer.knowledge.scan import check_scan_kind
+from rag_infer.knowledge.schema import read_settings, read_state
+from rag_infer.knowledge.verification import Verification, check_way
 
-WRITER_TIMEOUT = 10.0
+MIN_RECALL = 0.95
 
 
-class KnowledgeBase:
+class KnowledgeBase(Changes):
     """A folder of passages and their vectors. Make one with `create`, then `open` it.
 
     One object may be used from several threads. Any number of processes may read while one writes; a search sees
     one revision, whole. What `upsert` and `delete` have returned from survives a crash.
 
     >>> import numpy as np, tempfile
+    >>> from rag_infer import Passage
     >>> class Letters:  # an encoder: anything with these four attributes and `encode`
     ...     dim, similarity, fingerprint, max_length = 26, "dot", "letters", 100
     ...     def encode(self, texts):
@@ -49,29 +46,9 @@ class KnowledgeBase:
     ...     with KnowledgeBase.create(folder + "/kb", encoder=Letters()) as kb:
     ...         kb.upsert([Passage("p1", "banana"), Passage("p2", "cherry", metadata={"red": True})])
     ...         [(p.id, p.score) for p in kb.search("a", k=2)], [p.id for p in kb.search("a", where={"red": True})]
-    Upserted(added=2, replaced=0, unchanged=0)
+    Upserted(added=2, replaced=0, unchanged=0, duplicates=0)
     ([('p1', 3.0), ('p2', 0.0)], ['p2'])
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        encoders: Encoders | None,
-        *,
-        threads: int | None = None,
-        writer_timeout: float = WRITER_TIMEOUT,
-    ) -> None:
-        self._threads = check_threads(threads)
-        lock = WriterLock(folder / LOCK, timeout=writer_timeout)
-        self.folder = folder
-        self._record = Record(folder)
-        self.settings: Settings = self._record.settings
-        self._encoders = encoders
-        dim, rows = self.settings.dim, self.settings.rows_per_segment
-        segments = Segments(folder / VECTORS, dim=dim, rows_per_segment=rows)
-        self._writer = Writer(folder, self._record, segments, lock)
-        self._views = Views(segments)
-        self._index = Index(self._writer, self._views, dim=dim, threads=self._threads)
 
     @classmethod
     def create(
@@ -81,20 +58,27 @@ class KnowledgeBase:
         bundle: str | Path | Bundle | None = None,
         encoder: Encoder | None = None,
         index: str = "auto",
+        scan: str = "auto",
+        min_recall: float = MIN_RECALL,
         device: str = "cpu",
         threads: int | None = None,
         writer_timeout: float = WRITER_TIMEOUT,
+        background_index: bool = False,
         rows_per_segment: int | None = None,
     ) -> KnowledgeBase:
         """Make an empty knowledge base and open it.
 
         Args:
-            folder: must not exist, or be empty.
+            folder: must not exist, or be empty. Or an address (see `rag_infer.knowledge.backends.address`).
             bundle: whose encoders it is for.
             encoder: an encoder instead, for passages and questions.
             index: "exact", "hnsw", or "auto": exact up to 100,000 passages, HNSW above.
+            scan: what the exact search reads, the answers being the same: "float32", "float16", "int8", or "auto":
+                float32 up to 100,000 passages, int8 above.
+            min_recall: an HNSW index that finds a smaller share of the 10 nearest passages is not used.
             device, threads: for the encoders; threads also for search, default all processors.
             writer_timeout: seconds to wait for another writer.
+            background_index: as `open`.
             rows_per_segment: vectors in one file, default 256 MiB of them.
 
         Raises:
@@ -102,13 +86,40 @@ class KnowledgeBase:
             KnowledgeBaseError: there is something in the folder.
             BundleError: the bundle is not whole, or has no passage encoder.
         """
+        if is_address(folder):
+            from rag_infer.knowledge.remote import RemoteKnowledgeBase
+
+            if scan != "auto" or min_recall != MIN_RECALL or rows_per_segment is not None:
+                raise ValueError(
+                    "scan, min_recall and rows_per_segment are settings of folders: leave them out at an address"
+                )
+            options: Any = {
+                "index": index,
+                "device": device,
+                "threads": threads,
+                "writer_timeout": writer_timeout,
+            }
+            return RemoteKnowledgeBase.create(folder, bundle=bundle, encoder=encoder, **options)
         folder = Path(folder)
         encoders = choose_encoders(bundle, encoder, device=device, threads=threads)
         if encoders is None:
             raise ValueError("a knowledge base is made for an encoder: give bundle or encoder")
-        settings = new_settings(encoders, index=check_kind(index), rows_per_segment=rows_per_segment)
+        settings = new_settings(
+            encoders,
+            index=check_kind(index),
+            scan=check_scan_kind(scan),
+            min_recall=check_min_recall(min_recall),
+            rows_per_segment=rows_per_segment,
+        )
+        folder = folder.absolute()  # an empty folder is replaced, and "." would go on naming the old one
         create_folder(folder, settings)
-        return cls(folder, encoders, threads=threads, writer_timeout=writer_timeout)
+        return cls(
+            folder,
+            encoders,
+            threads=threads,
+            writer_timeout=writer_timeout,
+            background_index=background_index,
+        )
 
     @classmethod
     def open(
@@ -120,24 +131,48 @@ class KnowledgeBase:
         device: str = "cpu",
         threads: int | None = None,
         writer_timeout: float = WRITER_TIMEOUT,
+        verify: str = "auto",
+        background_index: bool = False,
     ) -> KnowledgeBase:
-        """Open a knowledge base. Without bundle and encoder, texts cannot be encoded; all else works.
+        """Open a knowledge base, in a folder or at an address.
+
+        Without bundle and encoder, texts cannot be encoded; all else works.
+
+        Args:
+            folder: the knowledge base.
+            bundle, encoder, device, threads, writer_timeout: as `create`.
+            verify: everything is compared with its checksum in the background. "wait": no search before that is
+                done; "auto": so up to 64 MiB, above that searches go on until damage is found; "never": no check.
+            background_index: renew in a thread, after upserts and deletions, what `build_index` makes; until then
+                searches use what there is, and are exact for new passages. `close` stops it.
 
         Raises:
             KnowledgeBaseError: there is none, or it is of a newer format.
             EncoderMismatchError: it was made with another encoder.
-            CorruptIndexError: the record is damaged, or a vector file is missing or too short.
+            CorruptIndexError: the record is damaged or behind, or a vector file is missing or too short. Searches
+                raise it when the verification has found damage.
             BundleError: the bundle is not whole, or has no passage encoder.
         """
+        if is_address(folder):
+            from rag_infer.knowledge.remote import RemoteKnowledgeBase
+
+            options: Any = {"device": device, "threads": threads, "writer_timeout": writer_timeout}
+            return RemoteKnowledgeBase.open(folder, bundle=bundle, encoder=encoder, verify=verify, **options)
         folder = Path(folder)
-        knowledge_base = cls(folder, None, threads=threads, writer_timeout=writer_timeout)
+        noted = read_head(folder)
+        knowledge_base = cls(
+            folder, None, threads=threads, writer_timeout=writer_timeout, background_index=background_index
+        )
         try:
             encoders = choose_encoders(bundle, encoder, device=device, threads=threads)
             if encoders is not None:
                 check_encoder(folder, knowledge_base.settings, encoders)
             knowledge_base._encoders = encoders
             with knowledge_base._record.reading() as connection:
-                knowledge_base._views.at(connection)
+                view = through_compactions(connection, knowledge_base._views.at)
+                check_head(folder, noted, view.state.revision)
+            prove = partial(check, knowledge_base._writer, dim=knowledge_base.settings.dim, derived=False)
+            knowledge_base._verification = Verification(prove, folder, check_way(verify))
         except BaseException:
             knowledge_base.close()
             raise
@@ -160,6 +195,10 @@ class KnowledgeBase:
             CorruptIndexError: something else is damaged, or vectors that were given and not encoded.
             EncoderMismatchError, KnowledgeBaseError, BundleError: as `open`.
         """
+        if is_address(folder):
+            from rag_infer.knowledge.remote import RemoteKnowledgeBase
+
+            return RemoteKnowledgeBase.repair(folder)
         folder = Path(folder)
         encoders = choose_encoders(bundle, encoder, device=device, threads=threads)
         if encoders is None:
@@ -168,144 +207,26 @@ class KnowledgeBase:
             check_encoder(folder, knowledge_base.settings, encoders)
             repaired = maintenance.repair(knowledge_base._writer, encoders)
             knowledge_base._index.repair()
+            if repaired:
+                knowledge_base._index.rebuild.refresh()
             return replace(knowledge_base.check(), repaired=repaired)
 
-    def upsert(self, passages: Iterable[Passage], vectors: NDArray[np.float32] | None = None) -> Upserted:
-        """Add passages, replacing those with the same id. All of them become visible at once.
-
-        A passage that is there with the same contents costs no work. Of several with the same id the last counts.
-
-        Args:
-            passages: any number; they are encoded and committed together.
-            vectors: float32 ``[passages, dim]``, where they are known already.
+    def backup(self, folder: str | Path) -> BackupReport:
+        """Copy the newest revision to another folder, and check the copy, while any process may go on writing.
 
         Raises:
-            TypeError, ValueError: something else than passages; vectors of another dtype or shape, or not finite.
-            KnowledgeBaseError: opened without encoder, another writer, or a full disk. What was committed is kept.
+            KnowledgeBaseError: there is something in the folder, or it cannot be written. Nothing half made is left.
+            CorruptIndexError: something is damaged here: such a copy is not kept.
         """
-        passages = check_passages(passages)
-        if vectors is not None:
-            check_vectors("vectors", vectors, rows=len(passages), dim=self.settings.dim)
-        last = {p.id: i for i, p in enumerate(passages)}
-        kept = [i for i, p in enumerate(passages) if last[p.id] == i]
-        digests = {
-            i: content_digest(passages[i], b"" if vectors is None else vectors[i].tobytes()) for i in kept
-        }
-        with self._record.reading() as connection:
-            known = rows_and_digests(connection, [passages[i].id for i in kept])
-        new = [i for i in kept if passages[i].id not in known or known[passages[i].id][1] != digests[i]]
-        if not new:
-            return Upserted(unchanged=len(kept))
-        chosen = [passages[i] for i in new]
-        stored = self._encode(chosen) if vectors is None else self._stored(vectors[new])
-        done = self._writer.put(chosen, [digests[i] for i in new], stored, encoded=vectors is None)
-        return done._replace(unchanged=done.unchanged + len(kept) - len(new))
+        return backup(self._writer, Path(folder), dim=self.settings.dim)
 
-    def delete(self, ids: Iterable[str]) -> list[str]:
-        """Delete passages; returns those of the ids that were there. Unknown ids are no error."""
-        return self._writer.remove(list(dict.fromkeys(check_ids(ids))))
+    def export_jsonl(self, path: str | Path, *, embeddings: bool = False) -> int:
+        """Write the passages of one revision as JSON lines (see `exporters.export_jsonl`); returns how many."""
+        return export_jsonl(self._writer, Path(path), embeddings=embeddings)
 
-    def get(self, ids: Iterable[str]) -> list[Passage | None]:
-        """The passages of ids, in their order; None where there is none."""
-        wanted = check_ids(ids)
-        with self._record.reading() as connection:
-            found = passages_by_id(connection, list(dict.fromkeys(wanted)))
-        return [found.get(i) for i in wanted]
-
-    def __len__(self) -> int:
-        with self._record.reading() as connection:
-            return read_state(connection).passages
-
-    @property
-    def revision(self) -> int:
-        """Number of the last commit that changed passages; 0 for an empty knowledge base."""
-        with self._record.reading() as connection:
-            return read_state(connection).revision
-
-    @overload
-    def search(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too: the first one counts
-        self, question: str, k: int = 5, *, where: Mapping[str, Any] | None = None
-    ) -> list[ScoredPassage]: ...
-
-    @overload
-    def search(
-        self, question: Sequence[str], k: int = 5, *, where: Mapping[str, Any] | None = None
-    ) -> list[list[ScoredPassage]]: ...
-
-    def search(
-        self, question: str | Sequence[str], k: int = 5, *, where: Mapping[str, Any] | None = None
-    ) -> list[ScoredPassage] | list[list[ScoredPassage]]:
-        """The passages nearest to a question, or to each of several, best first.
-
-        Args:
-            question: a question, or a sequence of them.
-            k: how many; fewer are returned where there are no more.
-            where: metadata fields and the values they must equal.
-
-        Raises:
-            ValueError: k below 1, an empty question, a condition that JSON cannot hold.
-            KnowledgeBaseError: opened without an encoder.
-        """
-        check_k(k)
-        questions = [question] if isinstance(question, str) else list(question)
-        vectors = self._need_encoders().questions([check_question(q) for q in questions])
-        found = self.search_vectors(vectors, k, where=where)
-        return found[0] if isinstance(question, str) else found
-
-    def search_vectors(
-        self, vectors: NDArray[np.float32], k: int, *, where: Mapping[str, Any] | None = None
-    ) -> list[list[ScoredPassage]]:
-        """The passages nearest to each vector, best first; equal scores by age, the older first.
-
-        Args:
-            vectors: float32 ``[queries, dim]``.
-            k: how many; fewer are returned where there are no more.
-            where: metadata fields and the values they must equal.
-
-        Raises:
-            TypeError, ValueError: vectors of another dtype or shape, or not finite; k below 1.
-        """
-        return self.search_revision(vectors, k, where=where)[0]
-
-    def search_revision(
-        self, vectors: NDArray[np.float32], k: int, *, where: Mapping[str, Any] | None = None
-    ) -> tuple[list[list[ScoredPassage]], int]:
-        """(What `search_vectors` finds, the revision it was found in)."""
-        check_k(k)
-        check_vectors("vectors", vectors, rows=None, dim=self.settings.dim)
-        queries = self._stored(vectors)
-        return search(self._record, self._views, self._index, queries, k, where, threads=self._threads)
-
-    def build_index(
-        self, kind: str | None = None, *, on_progress: Callable[[int], None] | None = None
-    ) -> bool:
-        """Make, renew or drop the HNSW index as needed; `upsert` leaves it behind, and search exact for new rows.
-
-        Args:
-            kind: "auto", "exact" or "hnsw"; None for what the knowledge base was made with.
-            on_progress: called with numbers of vectors indexed.
-
-        Returns:
-            Whether anything was done.
-        """
-        with self._writer.session():
-            if kind is not None:
-                with self._record.writing() as connection:
-                    write_index_kind(connection, check_kind(kind))
-            return self._index.refresh(self._index_kind(), on_progress=on_progress)
-
-    def compact(self) -> None:
-        """Give back the space of replaced and deleted passages, and renew the HNSW index.
-
-        Raises:
-            CorruptIndexError: something is damaged (see `check`). Nothing is changed.
-            KnowledgeBaseError: another writer, or a full disk. Nothing is changed.
-        """
-        with self._writer.session():
-            with self._record.reading() as connection:
-                vectors = self._views.at(connection).vectors
-            maintenance.compact(self._writer, vectors, dim=self.settings.dim)
-            self._index.refresh(self._index_kind())
+    def export_dataset(self, folder: str | Path) -> int:
+        """Write one revision for ``datasets.load_from_disk`` (see `exporters.export_dataset`); returns how many."""
+        return export_dataset(self._writer, Path(folder))
 
     def check_bundle(self, bundle: Bundle) -> None:
         """Refuse a bundle whose passage encoder is not the one this was made with.
@@ -319,60 +240,44 @@ class KnowledgeBase:
     def check(self) -> CheckReport:
         """Compare all data with their checksums and with the record.
 
+        Images that are only referenced are not the knowledge base's: a `RagInferWarning` tells of those that are not
+        where they were.
+
         Raises:
             CorruptIndexError: something differs; the message names the file and the rows.
         """
-        return maintenance.check(self._writer, dim=self.settings.dim)
+        report = check(self._writer, dim=self.settings.dim)
+        with self._record.reading() as connection:
+            lost = self._writer.images.lost_references(connection)
+        if lost:
+            message = (
+                f"{self.place}: the images of {len(lost)} passages, such as {lost[0]!r}, are not where they were, or "
+                "not what they were: upsert these passages again"
+            )
+            warnings.warn(message, RagInferWarning, stacklevel=2)
+        return report
 
     def info(self) -> dict[str, Any]:
         """Sizes, settings and the state of the index, as plain values."""
         with self._record.reading() as connection:
             state = read_state(connection)
-        manifest = self._index.manifest(state)
+            settings = read_settings(connection, self._record.path)
+            (images,) = connection.execute("SELECT count(*) FROM passages WHERE image != ''").fetchone()
+            moments = read_moments(connection)
+        manifest = self._index.rebuild.manifest(state)
         return {
             "path": str(self.folder),
             "passages": state.passages,
             "dead_rows": state.rows - state.passages,
+            "images": images,
             "revision": state.revision,
-            **asdict(self.settings),
-            "index": self._index_kind(),
+            "means_of_revision": next((m.revision for m in moments.values()), None),
+            **asdict(settings),
             "search": "hnsw" if state.snapshot else "exact",
             "recall": manifest.get("recall"),
+            "recall_queries": manifest.get("recall_queries"),
+            "recall_source": manifest.get("recall_source"),
             "indexed_rows": manifest.get("elements", 0),
+            "scanned_as": self._index.rebuild.scan_manifest(state).get("kind", "float32"),
             "bytes": sizes(self.folder),
         }
-
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keep other writers out for a ``with`` block; each upsert in it is still committed by itself."""
-        with self._writer.session():
-            yield
-
-    def close(self) -> None:
-        """Close the files. Closing again is harmless; anything else then raises `KnowledgeBaseError`."""
-        self._record.close()
-
-    def __enter__(self) -> KnowledgeBase:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _index_kind(self) -> str:
-        with self._record.reading() as connection:
-            return read_settings(connection, self._record.path).index
-
-    def _need_encoders(self) -> Encoders:
-        if self._encoders is None:
-            raise KnowledgeBaseError(f"{self.folder} was opened without a bundle: texts cannot be encoded")
-        return self._encoders
-
-    def _encode(self, passages: Sequence[Passage]) -> NDArray[np.float32]:
-        vectors = self._need_encoders().passages([passage_text(p) for p in passages])
-        check_vectors("the encoder's vectors", vectors, rows=len(passages), dim=self.settings.dim)
-        return self._stored(vectors)
-
-    def _stored(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        return normalised(vectors) if self.settings.similarity == "cosine" else np.ascontiguousarray(vectors)

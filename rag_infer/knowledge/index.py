@@ -1,29 +1,22 @@
-"""The HNSW index of a knowledge base: when there should be one, loading it, making it anew."""
+"""What is derived from the vectors to search them fast: loading it, keeping it from falling behind, mending it."""
 
 from __future__ import annotations
 
-import json
-import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
+from functools import partial
+from pathlib import Path
 
 from rag_infer.errors import CorruptIndexError, KnowledgeBaseError, RagInferWarning
-from rag_infer.knowledge.hnsw import MANIFEST, Snapshot, build_snapshot, check_snapshot, load_snapshot
-from rag_infer.knowledge.schema import State, write_state
-from rag_infer.knowledge.view import View, Views
-from rag_infer.knowledge.writer import Writer
+from rag_infer.knowledge.background import Background
+from rag_infer.knowledge.hnsw import Snapshot, check_snapshot, load_snapshot
+from rag_infer.knowledge.loading import Loader
+from rag_infer.knowledge.rebuild import Rebuild
+from rag_infer.knowledge.scan import Scan, check_scan, load_scan
+from rag_infer.knowledge.schema import State
+from rag_infer.knowledge.view import Derived, View
 
 KINDS = ("auto", "exact", "hnsw")
-
-# Up to here the exact search takes milliseconds.
-AUTO_EXACT_PASSAGES = 100_000
-
-# A snapshot is made anew when rows it does not cover, or covers in vain, are more than this share of it.
-STALE_SHARE = 0.1
 
 
 def check_kind(kind: str) -> str:
@@ -37,120 +30,94 @@ def check_kind(kind: str) -> str:
     return kind
 
 
+def check_min_recall(share: float) -> float:
+    """The least recall of an HNSW graph.
+
+    Raises:
+        ValueError: not from 0 to 1.
+    """
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ValueError(f"min_recall must be from 0 to 1, got {share!r}")
+    return float(share)
+
+
 class Index:
-    """The snapshot that searches use.
+    """The snapshots that searches use, of the HNSW graph and of the codes.
 
     Args:
-        writer, views: of the knowledge base.
-        dim: width of its vectors.
-        threads: for building.
+        rebuild: makes them anew.
+        background: whether to renew what is behind in a thread, after each `changed`.
     """
 
-    def __init__(self, writer: Writer, views: Views, *, dim: int, threads: int) -> None:
-        self._writer = writer
-        self._views = views
-        self._dim = dim
-        self._threads = threads
-        self._lock = threading.Lock()
-        self._loaded: Snapshot | None = None
-        self._refused = ""
+    def __init__(self, rebuild: Rebuild, *, background: bool = False) -> None:
+        self.rebuild = rebuild
+        self._writer = writer = rebuild.writer
+        self._dim = dim = rebuild.dim
+        self._graphs: Loader[Snapshot] = Loader(
+            writer.snapshots,
+            lambda name, sha256: load_snapshot(writer.snapshots, name, sha256, dim=dim),
+        )
+        self._scans: Loader[Scan] = Loader(
+            writer.scans,
+            lambda name, sha256: load_scan(writer.scans, name, sha256, dim=dim),
+        )
+        # Not a method of this object: the two would hold each other, and with them the mapped files, past `close`.
+        rebuild.swapped = {"snapshot": self._graphs.drop, "scan": self._scans.drop}
+        self._background = Background(self._renew) if background else None
 
-    def of(self, view: View) -> Snapshot | None:
-        """The snapshot to search a view with, or None: then the search is exact.
+    def of(self, view: View) -> Derived:
+        """What to search a view with. What is missing, or still being loaded, only makes the search slower.
 
-        A corrupt one is made anew from the record, with a `RagInferWarning`.
+        Corrupt snapshots are made anew from the record, with a `RagInferWarning`.
         """
-        name = view.state.snapshot
-        if not name:
-            return None
-        with self._lock:
-            if self._loaded is not None and self._loaded.name == name:
-                return self._loaded
-            if self._refused == name:
-                return None
-            try:
-                self._loaded = load_snapshot(
-                    self._writer.snapshots, name, view.state.snapshot_sha256, dim=self._dim
-                )
-                return self._loaded
-            except CorruptIndexError as error:
-                if self._writer.state().snapshot != name:
-                    return None  # a writer has replaced it since this search began
-                self._refused = name
-                self._replace_corrupt(error)
-            return None
+        state = view.state
+        return Derived(
+            self._graphs.get(
+                state.snapshot, state.snapshot_sha256, state, partial(self._replace_corrupt, "snapshot")
+            ),
+            self._scans.get(state.scan, state.scan_sha256, state, partial(self._replace_corrupt, "scan")),
+        )
 
-    def refresh(
-        self, kind: str, *, force: bool = False, on_progress: Callable[[int], None] | None = None
-    ) -> bool:
-        """Make, renew or drop the snapshot as the kind of index and the passages ask for.
+    def changed(self) -> None:
+        """Passages have been written: renew in the background what has fallen behind, where asked for."""
+        if self._background is not None:
+            self._background.notice()
 
-        Returns:
-            Whether anything was done.
-
-        Raises:
-            KnowledgeBaseError: another writer holds the lock, or the disk is full.
-        """
-        with self._writer.session():
-            with self._writer.record.reading() as connection:
-                view = self._views.at(connection)
-            state = view.state
-            wanted = bool(state.passages) and (
-                kind == "hnsw" or (kind == "auto" and state.passages > AUTO_EXACT_PASSAGES)
-            )
-            if not wanted:
-                return self._switch(state, "", "")
-            if state.snapshot and not force and not self._stale(view):
-                return False
-            name, digest = build_snapshot(
-                self._writer.snapshots,
-                view.vectors,
-                view.alive(),
-                generation=state.generation,
-                dim=self._dim,
-                threads=self._threads,
-                on_progress=on_progress,
-            )
-            return self._switch(state, name, digest)
+    def close(self) -> None:
+        """Stop building and loading in the background, and let go of what is loaded."""
+        if self._background is not None:
+            self._background.close()
+            self._background = None
+        self._graphs.close()
+        self._scans.close()
 
     def repair(self) -> None:
-        """Make the snapshot anew where it is not as it was written."""
+        """Make those snapshots anew that are not as they were written."""
         state = self._writer.state()
-        if state.snapshot:
-            try:
-                check_snapshot(self._writer.snapshots, state.snapshot, state.snapshot_sha256, dim=self._dim)
-            except CorruptIndexError:
-                self.refresh("hnsw", force=True)
+        if state.scan and not self._whole(check_scan, self._writer.scans, "scan", state):
+            self.rebuild.refresh(force="scan")
+        if state.snapshot and not self._whole(check_snapshot, self._writer.snapshots, "snapshot", state):
+            self.rebuild.refresh(force="snapshot")
 
-    def manifest(self, state: State) -> dict[str, Any]:
-        """What the snapshot's manifest says, unchecked; empty where there is none to be read."""
+    def _renew(self, check: Callable[[], None]) -> None:
+        """The work of the background thread."""
+        self.rebuild.refresh_where_it_helps(lambda _: check())
+
+    def _whole(self, check: Callable[..., object], folder: Path, kind: str, state: State) -> bool:
         try:
-            text = (self._writer.snapshots / state.snapshot / MANIFEST).read_text(encoding="utf-8")
-            found = json.loads(text)
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
-
-    def _switch(self, state: State, name: str, digest: str) -> bool:
-        if state.snapshot == name:
+            check(folder, getattr(state, kind), getattr(state, f"{kind}_sha256"), dim=self._dim)
+        except CorruptIndexError:
             return False
-        with self._writer.record.writing() as connection:
-            write_state(connection, replace(state, snapshot=name, snapshot_sha256=digest))
-        self._writer.clear()
         return True
 
-    def _stale(self, view: View) -> bool:
-        manifest = self.manifest(view.state)
-        covered, elements = manifest.get("rows"), manifest.get("elements")
-        if not isinstance(covered, int) or not isinstance(elements, int):
-            return True
-        dead = elements - int(np.count_nonzero(view.alive()[:covered]))
-        return (view.state.rows - covered) + dead > STALE_SHARE * elements
-
-    def _replace_corrupt(self, error: CorruptIndexError) -> None:
+    def _replace_corrupt(self, kind: str, name: str, error: CorruptIndexError) -> None:
+        if getattr(self._writer.state(), kind) != name:
+            return  # a writer has replaced it since this search began
         try:
-            with self._writer.session(timeout=0):
-                self.refresh("hnsw", force=True)
+            with self.rebuild.building.hold(timeout=0):
+                with self._writer.session(timeout=0):
+                    pass  # where another writes, the search does not wait for it
+                self.rebuild.refresh(force=kind)
             outcome = "made anew from the stored vectors"
         except KnowledgeBaseError as reason:
             outcome = f"not used, search is exact: it could not be made anew ({reason})"

@@ -18,6 +18,10 @@ from rag_infer.errors import KnowledgeBaseError
 SECONDS_BETWEEN_TRIES = 0.05
 
 
+class BusyError(KnowledgeBaseError):
+    """Another writer held the lock all the time."""
+
+
 class WriterLock:
     """The right to write to a knowledge base, among all processes and threads.
 
@@ -27,13 +31,16 @@ class WriterLock:
     Args:
         path: the lock file, made when missing. It stays; what is locked is the file, not its name.
         timeout: seconds to wait for another writer.
+        doing: what its holder does with the knowledge base, for the message to others.
     """
 
-    def __init__(self, path: Path, *, timeout: float) -> None:
+    def __init__(self, path: Path, *, timeout: float, doing: str = "written to") -> None:
         if not timeout >= 0:
             raise ValueError(f"the writer's timeout must be 0 seconds or more, got {timeout}")
         self._path = path
-        self._timeout = timeout
+        self._timeout = min(timeout, threading.TIMEOUT_MAX)
+        self._doing = doing
+        self._owner = 0
         self._threads = threading.RLock()
         self._depth = 0
         self._descriptor = -1
@@ -53,6 +60,7 @@ class WriterLock:
             if outermost:
                 self._descriptor = self._lock_file(deadline)
             self._depth += 1
+            self._owner = threading.get_ident()
             try:
                 yield outermost
             finally:
@@ -63,6 +71,10 @@ class WriterLock:
                     os.close(self._descriptor)
         finally:
             self._threads.release()
+
+    def mine(self) -> bool:
+        """Whether this thread holds the lock."""
+        return self._depth > 0 and self._owner == threading.get_ident()
 
     def _lock_file(self, deadline: float) -> int:
         try:
@@ -80,15 +92,13 @@ class WriterLock:
             raise
         return descriptor
 
-    def _busy(self) -> KnowledgeBaseError:
+    def _busy(self) -> BusyError:
         try:
             holder = json.loads(self._path.read_text(encoding="utf-8"))
             who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
         except (OSError, ValueError, KeyError, TypeError):
             who = "another process"
-        return KnowledgeBaseError(
-            f"{self._path.parent} is being written to by {who}; waited {self._timeout:g} s"
-        )
+        return BusyError(f"{self._path.parent} is being {self._doing} by {who}; waited {self._timeout:g} s")
 
 
 def _try_lock(descriptor: int) -> bool:

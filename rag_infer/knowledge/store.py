@@ -7,36 +7,27 @@ committed meanwhile, and no reader waits for a writer.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, fields
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from rag_infer.errors import CorruptIndexError, KnowledgeBaseError
-from rag_infer.knowledge.passage import Passage
-from rag_infer.knowledge.schema import SCHEMA, Settings, State, read_settings
-
-T = TypeVar("T")
+from rag_infer.knowledge.schema import SCHEMA, Settings, State, write_settings, write_state
 
 RECORD = "record.sqlite"
 
-# SQLite's own limit on parameters of a statement is 32,766, and 999 in old builds.
-IDS_PER_QUERY = 500
+# Ids and digests come in no order: each insertion touches another page of their indices, which are 40 MB each for a
+# million passages. In SQLite's default of 2 MB they would be written out and read again within a transaction.
+WRITING_CACHE_KB, READING_CACHE_KB = 65536, 2000
 
 
 class Record:
     """The record's connections.
 
     Raises:
-        KnowledgeBaseError: there is no knowledge base, or it is of a newer format.
-        CorruptIndexError: the file is no SQLite database, or lacks its tables.
+        KnowledgeBaseError: there is no knowledge base.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,8 +39,9 @@ class Record:
         self._idle: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._closed = False
-        with self.reading() as connection:
-            self.settings = read_settings(connection, self.path)
+        self._process = os.getpid()
+        # Where the folder cannot be written, a connection may be to a state that others have left behind since.
+        self._pooled = os.access(folder, os.W_OK)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -76,6 +68,7 @@ class Record:
         try:
             with _typed_errors(self.path):
                 connection.execute("PRAGMA query_only = 0")
+                connection.execute(f"PRAGMA cache_size = -{WRITING_CACHE_KB}")
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
@@ -83,6 +76,7 @@ class Record:
                 finally:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
+                    connection.execute(f"PRAGMA cache_size = -{READING_CACHE_KB}")
                     connection.execute("PRAGMA query_only = 1")
         finally:
             self._give_back(connection)
@@ -93,9 +87,11 @@ class Record:
         try:
             with _typed_errors(self.path):
                 connection.execute("PRAGMA query_only = 0")
-                connection.execute("VACUUM")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                connection.execute("PRAGMA query_only = 1")
+                try:
+                    connection.execute("VACUUM")
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                finally:
+                    connection.execute("PRAGMA query_only = 1")
         finally:
             self._give_back(connection)
 
@@ -107,7 +103,25 @@ class Record:
         for connection in idle:
             connection.close()
 
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child of the process that opened it."""
+        return os.getpid() != self._process
+
+    def check_process(self) -> None:
+        """Refuse to go on in a child process: SQLite's connections and locks do not survive a fork.
+
+        Raises:
+            KnowledgeBaseError: this is another process than the one that opened it.
+        """
+        if self.forked:
+            raise KnowledgeBaseError(
+                f"{self.path.parent} was opened by process {self._process}, of which this is a fork: "
+                "open it again in each process"
+            )
+
     def _borrow(self) -> sqlite3.Connection:
+        self.check_process()
         with self._lock:
             if self._closed:
                 raise KnowledgeBaseError(f"the knowledge base {self.path.parent} is closed")
@@ -117,7 +131,7 @@ class Record:
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         with self._lock:
-            if not self._closed and not connection.in_transaction:
+            if not self._closed and not connection.in_transaction and self._pooled:
                 self._idle.append(connection)
                 return
         connection.close()
@@ -125,11 +139,8 @@ class Record:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that begins and ends transactions only when told, and only reads unless told."""
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    if not os.access(path.parent, os.W_OK) and not path.with_name(RECORD + "-wal").exists():
-        uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # a read-only disk
     with _typed_errors(path):
-        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+        connection = _opened(path)
         try:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("PRAGMA journal_size_limit = 67108864")
@@ -140,6 +151,22 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _opened(path: Path) -> sqlite3.Connection:
+    def to(mode: str) -> sqlite3.Connection:
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+
+    if os.access(path.parent, os.W_OK):
+        return to("rw")
+    connection = to("ro")
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return connection
+    except sqlite3.OperationalError:  # nobody has it open, and the files that readers share cannot be made
+        connection.close()
+        return to("ro&immutable=1")
+
+
 def create_record(folder: Path, settings: Settings) -> None:
     """Write an empty record into a folder."""
     connection = sqlite3.connect(folder / RECORD, isolation_level=None)
@@ -148,53 +175,11 @@ def create_record(folder: Path, settings: Settings) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.executescript("BEGIN;" + SCHEMA)
-            values = [(f.name, json.dumps(getattr(settings, f.name))) for f in fields(settings)]
-            connection.executemany("INSERT INTO settings VALUES (?, ?)", values)
-            connection.execute("INSERT INTO state VALUES (1, ?, ?, ?, ?, ?, ?)", astuple(State()))
+            write_settings(connection, settings)
+            write_state(connection, State())
             connection.execute("COMMIT")
     finally:
         connection.close()
-
-
-def rows_and_digests(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, tuple[int, bytes]]:
-    """Row and content digest of those ids that are there."""
-    found = {}
-    for chunk in _chunks(ids):
-        query = f"SELECT id, row, digest FROM passages WHERE id IN ({_marks(chunk)})"
-        found.update({id_: (row, digest) for id_, row, digest in connection.execute(query, chunk)})
-    return found
-
-
-def passages_by_id(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Passage]:
-    """The passages of those ids that are there."""
-    found = {}
-    for chunk in _chunks(ids):
-        query = f"SELECT id, text, title, metadata FROM passages WHERE id IN ({_marks(chunk)})"
-        for id_, text, title, metadata in connection.execute(query, chunk):
-            found[id_] = Passage(id_, text, title, json.loads(metadata))
-    return found
-
-
-def passages_by_row(connection: sqlite3.Connection, rows: Sequence[int]) -> dict[int, Passage]:
-    """The passages of those rows that are alive."""
-    found = {}
-    for chunk in _chunks(rows):
-        query = f"SELECT row, id, text, title, metadata FROM passages WHERE row IN ({_marks(chunk)})"
-        for row, id_, text, title, metadata in connection.execute(query, chunk):
-            found[row] = Passage(id_, text, title, json.loads(metadata))
-    return found
-
-
-def rows_with_field(connection: sqlite3.Connection, digest: bytes) -> NDArray[np.int64]:
-    """Rows, dead ones included, whose passage has the metadata field of this digest (see `field_digest`)."""
-    found = connection.execute("SELECT row FROM labels WHERE digest = ?", (digest,))
-    return np.fromiter((row for (row,) in found), dtype=np.int64)
-
-
-def dead_rows(connection: sqlite3.Connection, *, since: int = -1) -> NDArray[np.int64]:
-    """Rows whose passage was replaced or deleted after a revision."""
-    found = connection.execute("SELECT row FROM dead WHERE revision > ?", (since,))
-    return np.fromiter((row for (row,) in found), dtype=np.int64)
 
 
 @contextlib.contextmanager
@@ -202,7 +187,10 @@ def _typed_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        code = error.sqlite_errorcode & 0xFF
+        code = getattr(error, "sqlite_errorcode", None)
+        if code is None:  # it is Python's, not SQLite's: text that is no UTF-8
+            raise CorruptIndexError(f"{path} is damaged: {error}") from error
+        code &= 0xFF
         if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             raise KnowledgeBaseError(
                 f"{path} could not be written or read ({error}): is the disk full? Committed passages are kept"
@@ -210,14 +198,5 @@ def _typed_errors(path: Path) -> Iterator[None]:
         if code == sqlite3.SQLITE_ERROR and "no such" in str(error):
             raise CorruptIndexError(f"{path} is not a whole knowledge base: {error}") from error
         raise KnowledgeBaseError(f"{path}: {error}") from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # a message may quote what is damaged
         raise CorruptIndexError(f"{path} is damaged: {error}") from error
-
-
-def _chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), IDS_PER_QUERY):
-        yield items[start : start + IDS_PER_QUERY]
-
-
-def _marks(items: Sequence[object]) -> str:
-    return ",".join("?" * len(items))

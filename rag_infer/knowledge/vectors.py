@@ -73,6 +73,22 @@ class Vectors:
             if skip < len(segment):
                 yield start + skip, segment[skip:]
 
+    def scores(
+        self, rows: NDArray[np.int64], queries: NDArray[np.float32], *, threads: int = 1
+    ) -> NDArray[np.float32]:
+        """Scores of rows ``[queries, any]`` with each query, bit for bit those of `topk`; minus infinity for -1."""
+        rescore = _kernels.rescore
+        if len(self.segments) == 1:
+            return rescore(self.segments[0], rows, queries, threads=max(1, threads))
+        scores = np.full(rows.shape, -np.inf, dtype=np.float32)
+        for number in np.unique(rows[rows >= 0] // self.rows_per_segment):
+            local = rows - number * self.rows_per_segment
+            local[local >= self.rows_per_segment] = -1
+            np.maximum(
+                scores, rescore(self.segments[number], local, queries, threads=max(1, threads)), out=scores
+            )
+        return scores
+
     def gather(self, rows: NDArray[np.int64], dim: int) -> NDArray[np.float32]:
         """Copies of some rows, float32 ``[rows, dim]``."""
         out = np.empty((len(rows), dim), dtype=np.float32)
@@ -88,7 +104,8 @@ def best(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The k best of candidates ``[queries, any]``: descending, ties to the lower row, missing ones (-1) last."""
     order = np.lexsort((rows, -scores, rows < 0), axis=1)[:, :k]
-    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+    query = np.arange(len(rows))[:, None]
+    return scores[query, order], rows[query, order]
 
 
 class Segments:
@@ -107,6 +124,7 @@ class Segments:
         self._dim = dim
         self._row_bytes = dim * ITEM_BYTES
         self._rows_per_segment = rows_per_segment
+        self._mapped: dict[tuple[Path, int, int], NDArray[np.float32]] = {}
 
     def map(self, generation: int, rows: int) -> Vectors:
         """The first ``rows`` vectors.
@@ -114,8 +132,19 @@ class Segments:
         Raises:
             CorruptIndexError: a file is missing or too short; the message gives the sizes.
         """
-        segments = tuple(self._map_file(generation, n, count) for n, count in self._extents(0, rows))
+        known, mapped = self._mapped, {}
+        for number, count in self._extents(0, rows):
+            inode = self._check_size(generation, number, count)
+            key = (self.path(generation, number), inode, count)
+            # What is mapped already is in the page table: mapped anew, the first search would fault in every page.
+            mapped[key] = known[key] if key in known else self._map_file(generation, number, count)
+        self._mapped = mapped
+        segments = tuple(mapped.values())
         return Vectors(segments, self._rows_per_segment)
+
+    def clear(self) -> None:
+        """Let go of what is mapped."""
+        self._mapped = {}
 
     def append(self, generation: int, first_row: int, vectors: NDArray[np.float32]) -> list[Block]:
         """Write vectors from a row on; they are on the disk when this returns.
@@ -179,21 +208,30 @@ class Segments:
                         left -= len(data)
             except FileNotFoundError:
                 return b""
+            except OSError as error:
+                raise KnowledgeBaseError(
+                    f"{self.path(generation, number)} cannot be read: {error}"
+                ) from error
         return digest.digest()
 
     def _map_file(self, generation: int, number: int, rows: int) -> NDArray[np.float32]:
-        self._check_size(generation, number, rows)
         path = self.path(generation, number)
-        return np.asarray(np.memmap(path, dtype="<f4", mode="r", shape=(rows, self._dim)))
+        try:
+            return np.asarray(np.memmap(path, dtype="<f4", mode="r", shape=(rows, self._dim)))
+        except FileNotFoundError as error:
+            raise CorruptIndexError(f"{path} was removed while it was being opened") from error
 
-    def _check_size(self, generation: int, number: int, rows: int) -> None:
+    def _check_size(self, generation: int, number: int, rows: int) -> int:
+        """The inode of a file that is long enough."""
         path = self.path(generation, number)
-        size = path.stat().st_size if path.is_file() else 0
+        status = path.stat() if path.is_file() else None
+        size = status.st_size if status else 0
         if size < rows * self._row_bytes:
             raise CorruptIndexError(
                 f"{path} has {size:,} bytes, {rows * self._row_bytes:,} are recorded ({rows:,} vectors of "
                 f"{self._dim}): cut short; 'rag-infer index check KB --repair' encodes what is missing again"
             )
+        return status.st_ino if status else 0
 
     def _extents(self, first_row: int, end: int) -> Iterator[tuple[int, int]]:
         """(number of the segment, rows in it that count) up to row ``end``."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer import _kernels
 from rag_infer.knowledge.hnsw import Snapshot
+from rag_infer.knowledge.masks import Masks
+from rag_infer.knowledge.moments import Moments
+from rag_infer.knowledge.queries import dead_rows
+from rag_infer.knowledge.scan import Scan
 from rag_infer.knowledge.schema import State, read_state
-from rag_infer.knowledge.store import dead_rows
 from rag_infer.knowledge.vectors import Segments, Vectors, best
 
 
@@ -24,11 +27,20 @@ class View:
         state: what the record says.
         vectors: all rows that count.
         live: bool ``[rows]``, or None when all are alive.
+        masks: of the conditions it was searched with.
     """
 
     state: State
     vectors: Vectors
     live: NDArray[np.bool_] | None
+    masks: Masks = field(default_factory=Masks, compare=False)
+    _counted: dict[str, Moments] = field(default_factory=dict, compare=False)
+
+    def moments(self, count: Callable[[], dict[str, Moments]]) -> dict[str, Moments]:
+        """What ``count`` returned once, or returns now."""
+        if not self._counted:
+            self._counted.update(count())
+        return self._counted
 
     def alive(self) -> NDArray[np.bool_]:
         """Bool ``[rows]``: which rows are alive."""
@@ -59,6 +71,12 @@ class Views:
                 self._newest = view
             return view
 
+    def clear(self) -> None:
+        """Let go of the files; searches that run keep theirs."""
+        with self._lock:
+            self._newest = None
+            self._segments.clear()
+
     def _make(self, connection: sqlite3.Connection, state: State, known: View | None) -> View:
         vectors = self._segments.map(state.generation, state.rows)
         if state.passages == state.rows:
@@ -72,31 +90,69 @@ class Views:
         return View(state, vectors, live)
 
 
+@dataclass(frozen=True)
+class Derived:
+    """What is derived from a view's vectors and makes searching them faster; each may be missing.
+
+    Attributes:
+        snapshot: an HNSW graph.
+        scan: codes for the exact search.
+    """
+
+    snapshot: Snapshot | None = None
+    scan: Scan | None = None
+
+
 def nearest(
     view: View,
-    snapshot: Snapshot | None,
+    derived: Derived,
     queries: NDArray[np.float32],
     k: int,
     *,
+    mask: NDArray[np.bool_] | None = None,
     threads: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k best live rows per query, by exact score; with a snapshot, among the rows its graph proposes.
+    """The k best live rows per query, by exact score; with a graph, among the rows that it proposes.
+
+    Args:
+        view: what is searched.
+        derived: by what means.
+        queries: float32 ``[queries, dim]``.
+        k: how many.
+        mask: bool ``[rows]``: the live rows that may be found; then the search is exact. None for all live rows.
+        threads: at least 1.
 
     Returns:
         (scores float32 ``[queries, k]``, rows int64 ``[queries, k]``); missing ones are row -1.
     """
-    if snapshot is None:
-        return view.vectors.topk(queries, k, mask=view.live, threads=threads)
-    proposed = _propose(view, snapshot, queries, k, threads=threads)
-    if proposed is None:
-        return view.vectors.topk(queries, k, mask=view.live, threads=threads)
-    scores = np.full(proposed.shape, -np.inf, dtype=np.float32)
-    for i, rows in enumerate(proposed):
-        there = np.flatnonzero(rows >= 0)
-        if there.size:
-            scores[i, there] = _scores(view.vectors, rows[there], queries[i])
-    newer = view.vectors.topk(queries, k, first_row=snapshot.manifest.rows, mask=view.live, threads=threads)
+    if mask is not None:
+        return _exact(view, derived, queries, k, mask=mask, threads=threads)
+    snapshot = derived.snapshot
+    proposed = None if snapshot is None else _propose(view, snapshot, queries, k, threads=threads)
+    if snapshot is None or proposed is None:
+        return _exact(view, derived, queries, k, mask=view.live, threads=threads)
+    scores = view.vectors.scores(proposed, queries, threads=threads)
+    covered = snapshot.manifest.rows
+    if covered == view.state.rows:
+        return best(scores, proposed, k)
+    newer = _exact(view, derived, queries, k, first_row=covered, mask=view.live, threads=threads)
     return best(np.concatenate([scores, newer[0]], axis=1), np.concatenate([proposed, newer[1]], axis=1), k)
+
+
+def _exact(
+    view: View,
+    derived: Derived,
+    queries: NDArray[np.float32],
+    k: int,
+    *,
+    first_row: int = 0,
+    mask: NDArray[np.bool_] | None,
+    threads: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    if derived.scan is None:
+        return view.vectors.topk(queries, k, first_row=first_row, mask=mask, threads=threads)
+    scan = derived.scan
+    return scan.topk(view.vectors, queries, k, first_row=first_row, mask=mask, threads=threads)
 
 
 def _propose(
@@ -119,12 +175,3 @@ def _propose(
         if count >= elements:
             return None
     return None
-
-
-def _scores(vectors: Vectors, rows: NDArray[np.int64], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scores of some rows by the kernel, so that they equal those of the exact search to the last bit."""
-    gathered = vectors.gather(rows, len(query))
-    found, order = _kernels.topk(gathered, query[None, :], len(rows))
-    scores = np.full(len(rows), -np.inf, dtype=np.float32)
-    scores[order[0][order[0] >= 0]] = found[0][order[0] >= 0]
-    return scores

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from rag_infer.knowledge import KnowledgeBase
+from tests.cli.indexing import ROOT, command, index, index_json, write_corpus
 from tests.knowledge.tiny_bundle import WORDS, make_tiny_bundle
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_bundle(tmp_path_factory.mktemp("bundle") / "bundle")
 
 
 @pytest.fixture
@@ -35,38 +27,6 @@ def kb(tmp_path: Path, bundle: Path, corpus: Path) -> Path:
     """A knowledge base of 300 passages."""
     index("build", tmp_path / "kb", corpus, "--bundle", bundle)
     return tmp_path / "kb"
-
-
-def write_corpus(path: Path, count: int) -> Path:
-    words = random.Random(0)
-    with path.open("w", encoding="utf-8") as stream:
-        for i in range(count):
-            text = " ".join(words.choices(WORDS, k=words.randint(1, 12)))
-            entry = {"_id": f"p{i}", "title": f"number {i}", "text": text, "third": i % 3}
-            stream.write(json.dumps(entry) + "\n")
-    return path
-
-
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "rag_infer.cli.main", "index", *map(str, words)]
-
-
-def index(*words: object, status: int = 0) -> str:
-    """Run ``rag-infer index ...``; returns what it printed, on stderr where it fails."""
-    done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == status, done.stderr
-    if status:
-        assert done.stderr.count("\n") == 1, "an error is one line"
-        assert done.stdout == ""
-        return done.stderr
-    assert done.stderr == "", "no progress where stderr is no terminal"
-    return done.stdout
-
-
-def index_json(*words: object) -> dict[str, Any]:
-    found = json.loads(index(*words, "--json"))
-    assert isinstance(found, dict)
-    return found
 
 
 def test_build_makes_a_knowledge_base_that_answers(kb: Path, bundle: Path, corpus: Path) -> None:
@@ -120,7 +80,24 @@ def test_an_index_that_is_asked_for_is_made(kb: Path, bundle: Path, corpus: Path
     index("build", kb, corpus, "--bundle", bundle, "--index", "hnsw")
     info = index_json("info", kb)
     assert (info["index"], info["search"], info["indexed_rows"]) == ("hnsw", "hnsw", 300)
-    assert info["recall"] >= 0.98
+    assert info["recall"]["@10"] >= 0.98
+    assert (info["recall_queries"], info["recall_source"]) == (200, "stored")
+
+
+def test_codes_and_recall_on_questions_that_are_given(
+    kb: Path, bundle: Path, corpus: Path, tmp_path: Path
+) -> None:
+    questions = tmp_path / "questions.txt"
+    questions.write_text("\n".join(WORDS[:7]))
+    options = ("--bundle", bundle, "--index", "hnsw", "--scan", "int8", "--min-recall", "0.5")
+    index("build", kb, corpus, *options, "--queries", questions)
+    info = index_json("info", kb)
+    assert (info["scan"], info["scanned_as"], info["min_recall"]) == ("int8", "int8", 0.5)
+    assert (info["recall_queries"], info["recall_source"]) == (7, "given")
+    assert list(info["recall"]) == ["@1", "@5", "@10", "@50"]
+    assert "recall            @1 " in index("info", kb)
+    assert "300 passages" in index("check", kb)
+    assert "from 0 to 1, got 7" in index("build", kb, corpus, *options[:-1], "7", status=2)
 
 
 def test_check_tells_and_repair_mends(kb: Path, bundle: Path) -> None:

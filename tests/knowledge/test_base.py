@@ -108,7 +108,11 @@ def test_k_above_the_corpus_returns_all(kb: KnowledgeBase) -> None:
         ({"year": "2020"}, []),
         ({"tags": ["water", {"deep": True}]}, ["c"]),
         ({"tags": "water"}, []),
-        ({"nothing": None}, []),
+        ({"nothing": {"$exists": True}}, []),
+        ({"nothing": {"$ne": 1}, "year": {"$gte": 2020}}, ["a"]),
+        ({"topic": {"$in": ["Places", "Arts"]}}, ["c"]),
+        ({"$or": [{"year": {"$lt": 2021}}, {"tags": {"$contains": "water"}}]}, ["a", "c"]),
+        ({"$not": {"topic": "Animals"}}, ["c"]),
         ({}, ["a", "b", "c"]),
     ],
 )
@@ -117,6 +121,14 @@ def test_filter_is_equality_of_metadata(
 ) -> None:
     kb.upsert(PASSAGES)
     assert sorted(p.id for p in kb.search("cat", k=10, where=where)) == expected
+
+
+def test_a_filter_on_a_field_nobody_has_is_refused(kb: KnowledgeBase) -> None:
+    kb.upsert(PASSAGES)
+    with pytest.raises(
+        ValueError, match="no passage has the metadata field 'topc'; the fields are: 'tags', 'topic', 'year'"
+    ):
+        kb.search("cat", where={"topc": "Animals"})
 
 
 def test_filter_follows_replaced_metadata(kb: KnowledgeBase) -> None:
@@ -237,9 +249,9 @@ def test_opening_what_is_not_there(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused(tmp_path: Path, encoder: HashingEncoder) -> None:
     KnowledgeBase.create(tmp_path / "kb", encoder=encoder).close()
     with sqlite3.connect(tmp_path / "kb" / "record.sqlite") as connection:
-        connection.execute("UPDATE settings SET value = '2' WHERE name = 'format_version'")
+        connection.execute("UPDATE settings SET value = '4' WHERE name = 'format_version'")
     connection.close()
-    with pytest.raises(KnowledgeBaseError, match="format_version 2, this rag_infer reads up to 1"):
+    with pytest.raises(KnowledgeBaseError, match="format_version 4, this rag_infer reads up to 3"):
         KnowledgeBase.open(tmp_path / "kb")
 
 
@@ -296,3 +308,18 @@ def test_wrong_argument_types_are_named(kb: KnowledgeBase) -> None:
         kb.search("cat", where=["topic"])  # type: ignore[call-overload]
     with pytest.raises(ValueError, match="question is empty"):
         kb.search("  ")
+
+
+def test_closing_lets_go_of_the_files(tmp_path: Path) -> None:
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(tmp_path))
+
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("the system does not tell what is mapped")
+    kb = KnowledgeBase.create(tmp_path / "kb", encoder=HashingEncoder())
+    kb.upsert([Passage(f"p{i}", f"text {i}") for i in range(50)])
+    kb.build_index("hnsw", scan="int8", min_recall=0)
+    assert kb.search("text 3", k=1, where=None)
+    assert mapped()
+    kb.close()  # and whoever still refers to it holds nothing
+    assert mapped() == 0

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 
 from rag_infer.errors import CorruptIndexError, KnowledgeBaseError, RagInferWarning
 from rag_infer.knowledge import KnowledgeBase, Passage
+from tests.knowledge import history
 from tests.knowledge.encoders import HashingEncoder
 from tests.knowledge.writing_process import BATCH, batch
 
@@ -142,8 +144,20 @@ def test_given_vectors_cannot_be_made_again(kb: KnowledgeBase, encoder: HashingE
     kb.delete(["f"])
     kb.compact()
     _flip_a_byte(kb.folder / "vectors" / "000002-000000.f32", 16 * 4)
-    with pytest.raises(CorruptIndexError, match="rows 1 to 1 were given"):
+    with pytest.raises(CorruptIndexError, match=r"of 1 passages were given, not encoded: .* 'g'"):
         KnowledgeBase.repair(kb.folder, encoder=encoder)
+    with pytest.raises(CorruptIndexError, match="vector in row 1 is not that of passage 'g'"):
+        kb.check()
+    given = np.ones((1, 16), dtype=np.float32)
+    assert kb.upsert([Passage("g", "given")], given).replaced == 1
+    kb.check()
+    assert kb.search_vectors(given, 1)[0][0].id == "g"
+    # What a dead row holds is of no matter.
+    _flip_a_byte(kb.folder / "vectors" / "000002-000000.f32", 16 * 4)
+    with pytest.raises(CorruptIndexError, match="rows 1 to 1 differ"):
+        kb.check()
+    KnowledgeBase.repair(kb.folder, encoder=encoder)
+    kb.check()
 
 
 def test_an_altered_record_is_noticed(kb: KnowledgeBase) -> None:
@@ -152,7 +166,7 @@ def test_an_altered_record_is_noticed(kb: KnowledgeBase) -> None:
         connection.execute("DELETE FROM passages WHERE id = 'p2'")
         connection.execute("DELETE FROM blocks")
     connection.close()
-    with pytest.raises(CorruptIndexError, match=r"4 passages .* where 5 passages in 5 rows.*and 1 more"):
+    with pytest.raises(CorruptIndexError, match=r"4 passages .* where 5 passages in 5 rows.*and 2 more"):
         kb.check()
 
 
@@ -166,6 +180,7 @@ WRITE_UNTIL_FULL = """
 import resource, sys
 from rag_infer.errors import KnowledgeBaseError
 from rag_infer.knowledge import KnowledgeBase, Passage
+from tests.knowledge import history
 from tests.knowledge.encoders import HashingEncoder
 if sys.argv[2] != "disk":
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
@@ -219,8 +234,8 @@ def test_a_full_disk_keeps_what_was_committed(full_disk: Path, text_bytes: int) 
 
 
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
-    batches, message = _fill(tmp_path / "kb", "1000000", 10)
-    assert batches == 1000000 // (20 * 512 * 4)
+    batches, message = _fill(tmp_path / "kb", "6000000", 10)  # the write-ahead log takes some 4 MB
+    assert batches == 6000000 // (20 * 512 * 4)
     assert "40,960 bytes of vectors could not be written (File too large)" in message
 
 
@@ -235,11 +250,13 @@ def test_a_corrupt_index_is_made_anew_with_a_warning(kb: KnowledgeBase) -> None:
             other.check()
         with pytest.warns(RagInferWarning, match="corrupt index made anew"):
             assert other.search("word7", k=10) == before
-        assert not snapshot.exists()
+        assert snapshot.exists()  # the first one had loaded it before, and holds it
         other.check()
         assert other.info()["search"] == "hnsw"
         assert other.search("word7", k=10) == before
     assert kb.search("word7", k=10) == before
+    kb.delete(["p49"])
+    assert not snapshot.exists()
 
 
 def test_a_record_cut_short(kb: KnowledgeBase) -> None:
@@ -264,6 +281,32 @@ def test_a_copy_without_empty_folders(kb: KnowledgeBase, tmp_path: Path) -> None
         copy.upsert([Passage("a", "words")])
         copy.build_index("hnsw")
         assert [p.id for p in copy.search("words")] == ["a"]
+
+
+def test_a_disk_that_is_full_at_each_write(full_disk: Path) -> None:
+    """Every amount of free space, from none upwards, stops the change at another write."""
+    path, ballast = full_disk / "kb", full_disk / "ballast"
+    KnowledgeBase.create(path, encoder=history.encoder(), rows_per_segment=17).close()
+    contents: history.Contents = {}
+    refused = 0
+    for change in range(150):
+        free = change // 3 * 4096
+        ballast.write_bytes(b"x" * max(0, shutil.disk_usage(full_disk).free - free))
+        try:
+            opened = KnowledgeBase.open(path, encoder=history.encoder(), threads=1)
+            with warnings.catch_warnings(), opened as kb:
+                warnings.simplefilter(
+                    "ignore", RagInferWarning
+                )  # compacted, but no room to make the record small
+                history.make(kb, change)
+            contents = history.replay(contents, change)
+        except KnowledgeBaseError:
+            refused += 1
+        ballast.unlink()
+        with KnowledgeBase.open(path, encoder=history.encoder(), threads=1) as kb:
+            assert history.difference(kb, contents) == ""
+    assert 30 < refused < 120
+    assert contents
 
 
 def test_an_index_that_does_not_fit_on_the_disk(full_disk: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from rag_infer.errors import CorpusError
 from rag_infer.knowledge import Passage
 from rag_infer.knowledge.importers import Corpus
+from tests.knowledge.small_disk import no_file_above
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,6 +108,11 @@ BAD_LINES = {
     "no id": (b'{"text": "t"}', "no id"),
     "wrong type": (b'{"_id": "x", "text": 5}', "the text must be a string, found a number"),
     "wrong id": (b'{"_id": ["x"], "text": "t"}', "the id must be a string, found a list"),
+    "title of zero": (b'{"_id": "x", "text": "t", "title": 0}', "the title must be a string, found a number"),
+    "title of false": (
+        b'{"_id": "x", "text": "t", "title": false}',
+        "the title must be .* found a truth value",
+    ),
     "repeated id": (GOOD, r"repeats the id 'good' of corpus\.jsonl, line 1"),
     "over 1 MB": (b'{"_id": "x", "text": "' + b"t" * 1_000_001 + b'"}', "1,000,001 bytes"),
     "line too long": (b'{"_id": "x", "text": "' + b"t" * 9_000_000 + b'"}', "a line of over 8,000,000 bytes"),
@@ -128,6 +134,17 @@ def test_bad_lines_name_file_and_line(tmp_path: Path, name: str) -> None:
         assert sum(corpus.skipped.values()) == 1
 
 
+def test_no_room_for_the_ids(tmp_path: Path) -> None:
+    path = tmp_path / f"{'x' * 200}.jsonl"
+    path.write_text("".join(f'{{"id": {i}, "text": "t"}}\n' for i in range(20_000)))
+    with (
+        Corpus([path]) as corpus,
+        no_file_above(1_000_000),
+        pytest.raises(CorpusError, match=r"a temporary file cannot be written .*SQLITE_TMPDIR"),
+    ):
+        list(corpus)
+
+
 def test_bad_lines_are_counted_by_reason(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     path.write_bytes(b"\n".join([GOOD, *(line for line, _ in BAD_LINES.values())]))
@@ -138,7 +155,7 @@ def test_bad_lines_are_counted_by_reason(tmp_path: Path) -> None:
         "not an object": 1,
         "no text": 2,
         "no id": 1,
-        "wrong type": 2,
+        "wrong type": 4,
         "repeated id": 1,
         "over 1 MB": 2,
         "not UTF-8": 1,
@@ -171,7 +188,7 @@ def test_bad_tables(tmp_path: Path, content: str, message: str) -> None:
     ("name", "make", "message"),
     [
         ("missing.jsonl", lambda path: None, "no such corpus file"),
-        ("folder.jsonl", lambda path: path.mkdir(), "no such corpus file"),
+        ("folder.jsonl", lambda path: path.mkdir(), "has no images"),
         ("corpus.csv", lambda path: path.write_text("x"), r"expected a \.jsonl, \.tsv"),
         ("corpus.parquet.gz", lambda path: path.write_text("x"), r"expected a \.jsonl, \.tsv"),
         ("junk.jsonl.gz", lambda path: path.write_bytes(b"junk"), "cannot be read: Not a gzipped file"),

@@ -126,7 +126,7 @@ def _scores(
 def test_equal_scores_come_in_order_of_age(tmp_path: Path) -> None:
     with KnowledgeBase.create(tmp_path / "kb", encoder=HashingEncoder(), rows_per_segment=3) as kb:
         kb.upsert([Passage(f"p{i}", "same words") for i in range(10)])
-        kb.upsert([Passage("p4", "same words", metadata={"new": True})])
+        kb.upsert([Passage("p4", "words same")])
         for kind in ("exact", "hnsw"):
             kb.build_index(kind)
             ids = [p.id for p in kb.search("same words", k=20)]
