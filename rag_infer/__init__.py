@@ -27,13 +27,18 @@ if TYPE_CHECKING:
         EncoderMismatchError,
         ExportError,
         GenerationError,
+        ImageError,
         KnowledgeBaseError,
         RagInferError,
         RagInferWarning,
+        VectorFileError,
     )
     from rag_infer.generate.config import GenerationConfig
     from rag_infer.generator import Generator, GeneratorOutput
-    from rag_infer.knowledge import KnowledgeBase, Passage, ScoredPassage
+    from rag_infer.images import Image
+    from rag_infer.images.encode import ImageEncoder
+    from rag_infer.knowledge import KnowledgeBase, Passage, ScoredPassage, SearchConfig
+    from rag_infer.query import Query
     from rag_infer.stream import AnswerStream
 
 _HOMES = {
@@ -48,8 +53,12 @@ _HOMES = {
     "KnowledgeBase": "knowledge",
     "Passage": "knowledge",
     "ScoredPassage": "knowledge",
+    "SearchConfig": "knowledge",
     "Bundle": "bundle",
     "TextEncoder": "encode",
+    "ImageEncoder": "images.encode",
+    "Image": "images",
+    "Query": "query",
     "RagInferError": "errors",
     "BundleError": "errors",
     "ExportError": "errors",
@@ -57,7 +66,9 @@ _HOMES = {
     "CorruptIndexError": "errors",
     "EncoderMismatchError": "errors",
     "CorpusError": "errors",
+    "VectorFileError": "errors",
     "GenerationError": "errors",
+    "ImageError": "errors",
     "DeviceError": "errors",
     "RagInferWarning": "errors",
 }
@@ -74,8 +85,12 @@ __all__ = [
     "KnowledgeBase",
     "Passage",
     "ScoredPassage",
+    "SearchConfig",
     "Bundle",
     "TextEncoder",
+    "ImageEncoder",
+    "Image",
+    "Query",
     "RagInferError",
     "BundleError",
     "ExportError",
@@ -83,7 +98,9 @@ __all__ = [
     "CorruptIndexError",
     "EncoderMismatchError",
     "CorpusError",
+    "VectorFileError",
     "GenerationError",
+    "ImageError",
     "DeviceError",
     "RagInferWarning",
     "__version__",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_infer.images.image import Image
 from rag_infer.text import Tokenizer
 
 
@@ -31,9 +32,9 @@ class AnswerPassage:
     """A retrieved passage and its part in the answer.
 
     Attributes:
-        id, title, text, metadata: the passage.
-        score: its raw retrieval score.
-        prior: p(z|x), from the retrieval scores.
+        id, title, text, metadata, image: the passage.
+        score: its raw retrieval score, of the mode of search.
+        prior: p(z|x), from the retrieval scores (see `SearchConfig`).
         posterior: the share of the answer it accounts for, the mean over tokens of p(z_t | x, y). In RAG-Token
             each token draws its passage anew, so this is the expected share of tokens drawn from it.
     """
@@ -45,6 +46,7 @@ class AnswerPassage:
     score: float
     prior: float
     posterior: float
+    image: Image | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class Answer:
         timings: milliseconds per stage (tokenise, encode, search, compose, prefill, decode, total), of the batch
             the question was answered in.
         revision: the knowledge base's revision that was searched.
+        question_image: the question's image, or None.
     """
 
     question: str
@@ -71,16 +74,20 @@ class Answer:
     alternatives: tuple[Answer, ...] = ()
     timings: Mapping[str, float] = field(default_factory=dict)
     revision: int = 0
+    question_image: Image | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The answer as plain lists, strings and numbers, ready for JSON."""
-        passages = [{**vars(p), "metadata": dict(p.metadata)} for p in self.passages]
+        """The answer as plain lists, strings and numbers, ready for JSON; images as their paths and digests."""
+        passages = [
+            {**vars(p), "metadata": dict(p.metadata), "image": _image(p.image)} for p in self.passages
+        ]
         tokens = [
             {"text": t.text, "log_prob": t.log_prob, "posterior": [float(v) for v in t.posterior]}
             for t in self.tokens
         ]
         return {
             "question": self.question,
+            "question_image": _image(self.question_image),
             "text": self.text,
             "score": self.score,
             "passages": passages,
@@ -89,6 +96,10 @@ class Answer:
             "timings": dict(self.timings),
             "revision": self.revision,
         }
+
+
+def _image(image: Image | None) -> dict[str, str] | None:
+    return None if image is None else {"path": image.path, "sha256": image.sha256}
 
 
 def token_texts(

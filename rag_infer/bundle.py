@@ -6,7 +6,8 @@ A bundle is a folder that `rag_infer.export` writes once and the runtime only re
     question_encoder/            model.onnx  model.onnx.data  tokenizer.json  check.npz
     passage_encoder/             likewise (or the same files as the question encoder)
     generator/                   decoder.onnx  decoder.onnx.data  tokenizer.json  check.npz
-                                 (encoder-decoder: encoder.onnx  step.onnx  generator.data  tokenizer.json  check.npz)
+                                 (encoder-decoder: encoder.onnx  step.onnx  generator.data  tokenizer.json  check.npz,
+                                 and vision.onnx if it sees)
                                  and for devices append.onnx  keep.onnx  head.onnx
 
 ``check.npz`` holds inputs and outputs for `rag_infer.verify`. ``manifest_sha256`` in ``bundle.json`` is over all its
@@ -33,6 +34,9 @@ from rag_infer.parts import (
     ComposingRule,
     EncoderPart,
     GeneratorPart,
+    GeneratorVision,
+    ImageEncoderPart,
+    ImageProcessing,
     PromptTemplate,
     RetrievalPart,
     Seq2SeqGeneratorPart,
@@ -42,6 +46,8 @@ FORMAT_VERSION = 1
 MANIFEST = "bundle.json"
 SEAL = "manifest_sha256"
 PRECISIONS = ("fp32", "fp16", "int8")
+
+Part = EncoderPart | ImageEncoderPart | GeneratorPart
 
 T = TypeVar("T")
 
@@ -62,7 +68,7 @@ class Manifest:
         format_version: this version reads formats up to `FORMAT_VERSION`.
         created_by: name and version of the exporting program.
         precision: one of `PRECISIONS`.
-        question_encoder, passage_encoder, generator: the parts, or None where the bundle lacks one.
+        question_encoder, passage_encoder, image_encoder, generator: the parts, or None where the bundle lacks one.
         retrieval: how scores become priors.
         generation: defaults of `GenerationConfig` for this bundle, by name.
         parity: the export's report, graph by graph.
@@ -74,6 +80,7 @@ class Manifest:
     precision: str
     question_encoder: EncoderPart | None = None
     passage_encoder: EncoderPart | None = None
+    image_encoder: ImageEncoderPart | None = None
     generator: GeneratorPart | None = None
     retrieval: RetrievalPart = field(default_factory=RetrievalPart)
     generation: dict[str, Any] = field(default_factory=dict)
@@ -92,11 +99,11 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def file(self, part: EncoderPart | GeneratorPart, name: str) -> Path:
+    def file(self, part: Part, name: str) -> Path:
         """Path of file ``name`` of a part."""
         return self.folder / part.path / name
 
-    def fingerprint(self, part: EncoderPart | GeneratorPart) -> str:
+    def fingerprint(self, part: Part) -> str:
         """A sha256 over a part's settings and its files: equal exactly when it computes the same.
 
         Folder names do not count, so the same encoder in two places has one fingerprint.
@@ -214,6 +221,8 @@ def _parse_manifest(data: dict[str, Any], path: Path) -> Manifest:
     for name in ("question_encoder", "passage_encoder"):
         if data.get(name) is not None:
             data[name] = _build(EncoderPart, data[name], f"{path}: {name}")
+    if data.get("image_encoder") is not None:
+        data["image_encoder"] = _build_image_encoder(data["image_encoder"], f"{path}: image_encoder")
     if data.get("generator") is not None:
         data["generator"] = _build_generator(data["generator"], f"{path}: generator")
     data["retrieval"] = _build(RetrievalPart, data.get("retrieval", {}), f"{path}: retrieval")
@@ -224,6 +233,32 @@ def _parse_manifest(data: dict[str, Any], path: Path) -> Manifest:
         name: _build(FileRecord, entry, f"{path}: files[{name!r}]") for name, entry in files.items()
     }
     return _build(Manifest, data, str(path))
+
+
+def _build_image_encoder(data: Any, where: str) -> ImageEncoderPart:
+    return _build(ImageEncoderPart, _with_processing(data, where), where)
+
+
+def _build_vision(data: Any, where: str) -> GeneratorVision:
+    vision = _build(GeneratorVision, _with_processing(data, where), where)
+    known = (("question",), ("passage",), ("question", "passage"))
+    if vision.sources not in known or vision.places < 1:
+        raise BundleError(f"{where}: sources {vision.sources} with {vision.places} places cannot be")
+    return vision
+
+
+def _with_processing(data: Any, where: str) -> dict[str, Any]:
+    """An entry with its lists as tuples and its ``processing`` built."""
+    if not isinstance(data, dict):
+        raise BundleError(f"{where} must be an object, found {type(data).__name__}")
+    processing = data.get("processing")
+    if isinstance(processing, dict):
+        processing = _tuples(processing)
+    return {**_tuples(data), "processing": _build(ImageProcessing, processing, f"{where}.processing")}
+
+
+def _tuples(data: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
 
 
 def _build_generator(data: Any, where: str) -> GeneratorPart:
@@ -237,6 +272,8 @@ def _build_generator(data: Any, where: str) -> GeneratorPart:
         data["prompt"] = _build(PromptTemplate, data.get("prompt"), f"{where}.prompt")
         return _build(CausalGeneratorPart, data, where)
     data["composing"] = _build(ComposingRule, data.get("composing"), f"{where}.composing")
+    if data.get("vision") is not None:
+        data["vision"] = _build_vision(data["vision"], f"{where}.vision")
     return _build(Seq2SeqGeneratorPart, data, where)
 
 

@@ -23,6 +23,11 @@ TOKENS_PER_RUN = 4096
 CHARACTERS_PER_TOKEN = 32
 
 
+def text_as_read(tokenizer: Tokenizer, prefix: str, text: str) -> str:
+    """What an encoder tokenises of a text: no control characters, nothing that reads as a special token."""
+    return tokenizer.defuse(prefix + clean(text))
+
+
 class TextEncoder:
     """A question or passage encoder. Safe to share between threads.
 
@@ -95,7 +100,7 @@ class TextEncoder:
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"a text must be a string, got {type(text).__name__}")
-            prepared.append(self._tokenizer.defuse(self._part.prefix + clean(text[:limit])))
+            prepared.append(text_as_read(self._tokenizer, self._part.prefix, text[:limit]))
         rows = self._tokenizer.encode_batch(prepared, add_special_tokens=True)
         return [self._cut(row, self._tokenizer.num_special_tokens()) for row in rows]
 

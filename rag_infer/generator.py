@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer import marginalise
-from rag_infer._arrays import check_contexts, check_labels
+from rag_infer._arrays import check_labels
 from rag_infer.bundle import Bundle
 from rag_infer.compose import Composer, Context, new_composer
 from rag_infer.errors import BundleError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.constraints import processors
+from rag_infer.generate.contexts import given_rows
 from rag_infer.generate.generation import Generation
 from rag_infer.generate.loss import loss, scored_answers
 from rag_infer.generate.model import Pieces, load_model
@@ -23,6 +24,8 @@ from rag_infer.generate.rag_sequence import Weighing
 from rag_infer.generate.rag_token import Request, decode, new_search
 from rag_infer.generate.search import Finished, Stop
 from rag_infer.generate.stop import stop_condition
+from rag_infer.generate.vision import Images, Seen, see_images, see_pixels
+from rag_infer.parts import GeneratorVision
 from rag_infer.session import Cancellation, check_threads
 from rag_infer.text import Tokenizer
 
@@ -62,6 +65,7 @@ class Generator:
         defaults: the bundle's generation settings.
         tokenizer: text to token ids and back.
         composer: (question, passage) to contexts.
+        vision: how it sees and which images it must be given, or None for a generator of text alone.
     """
 
     def __init__(
@@ -83,6 +87,8 @@ class Generator:
             threads=check_threads(threads),
             passage_cache_mb=_checked_size(passage_cache_mb),
         )
+        seeing = self._model.vision
+        self.vision: GeneratorVision | None = None if seeing is None else seeing.part
         self.tokenizer = Tokenizer(bundle.file(part, "tokenizer.json"))
         self.composer: Composer = new_composer(bundle, self.tokenizer)
         try:
@@ -120,6 +126,7 @@ class Generator:
         priors: Sequence[Float],
         config: GenerationConfig,
         *,
+        images: Images | None = None,
         cancellation: Cancellation | None = None,
     ) -> Generation:
         """Read the prompts of a batch and be ready to generate.
@@ -128,20 +135,30 @@ class Generator:
             contexts: per question one context per passage, from `composer`.
             priors: per question log p(z|x), float32 ``[n_docs]``.
             config: settings.
+            images: for a generator that sees (`vision`), per question and passage the images of ``vision.sources``,
+                uint8 ``[height, width, 3]`` as `rag_infer.images.read_image` gives them, or None for one that is not
+                there: its places are not looked at. Equal images are looked at once.
             cancellation: stops a run in progress.
+
+        Raises:
+            TypeError, ValueError: images that do not fit, that are missing, or that the generator does not see.
+            ImageError: an image that cannot be brought to the generator's size.
         """
         if not contexts or not all(contexts):
             raise ValueError("there must be at least one question, and a context for each")
         rows = [c for question in contexts for c in question]
         pieces = [list(piece) for piece in zip(*rows, strict=True)]
-        return self._begin(self.composer.preamble_ids, pieces, priors, config, cancellation)
+        counts = [len(question) for question in contexts]
+        seen = see_images(self._model.vision, images, counts, cancellation=cancellation)
+        return self._begin(self.composer.preamble_ids, pieces, priors, config, cancellation, seen)
 
     def generate_from_contexts(
         self,
-        context_input_ids: NDArray[np.int64],
-        context_attention_mask: NDArray[np.int64],
+        context_input_ids: NDArray[np.int64] | None,
+        context_attention_mask: NDArray[np.int64] | None,
         doc_scores: Float,
         *,
+        pixel_values: Float | None = None,
         config: GenerationConfig | None = None,
     ) -> GeneratorOutput:
         """Generate from contexts that are already tokenised.
@@ -149,11 +166,13 @@ class Generator:
         Args:
             context_input_ids: int64 ``[questions * n_docs, tokens]``, question-major, right-padded. For an
                 encoder-decoder passage and question as its composing rule says, for a decoder-only generator the
-                whole prompt.
+                whole prompt. None, as is the mask, where the generator reads no text.
             context_attention_mask: int64, same shape, 1 where a token counts.
             doc_scores: float32 ``[questions, n_docs]``, retrieval scores as they go into the softmax (as in
                 transformers; a bundle's ``score_scale`` belongs to its retrieval and is not applied here), minus
                 infinity for weight zero.
+            pixel_values: for a generator that sees, float32 ``[questions * n_docs, images, 3, height, width]``:
+                prepared images of the sources of ``vision.sources``.
             config: settings, default the bundle's.
 
         Raises:
@@ -162,20 +181,20 @@ class Generator:
                 vocabulary.
         """
         config = config or self.defaults
-        rows = check_contexts(
-            context_input_ids, context_attention_mask, doc_scores, vocab_size=self._part.vocab_size
-        )
+        rows = given_rows(context_input_ids, context_attention_mask, doc_scores, self._part)
+        seen = see_pixels(self._model.vision, pixel_values, len(rows))
         priors = list(marginalise.log_priors(doc_scores))
-        generation = self._begin((), [rows], priors, config, None)
+        generation = self._begin((), [rows], priors, config, None, seen)
         return self._collect(generation.results(), np.exp(np.stack(priors)), config)
 
     def score(
         self,
-        context_input_ids: NDArray[np.int64],
-        context_attention_mask: NDArray[np.int64],
+        context_input_ids: NDArray[np.int64] | None,
+        context_attention_mask: NDArray[np.int64] | None,
         doc_scores: Float,
         labels: NDArray[np.int64],
         *,
+        pixel_values: Float | None = None,
         strategy: str = "rag-token",
         epsilon: float = 0.0,
         reduce_loss: bool = False,
@@ -185,7 +204,7 @@ class Generator:
         """Negative log-likelihood of given answers, -log p(y|x), summed over their tokens.
 
         Args:
-            context_input_ids, context_attention_mask, doc_scores: as for `generate_from_contexts`.
+            context_input_ids, context_attention_mask, doc_scores, pixel_values: as for `generate_from_contexts`.
             labels: int64 ``[questions, tokens]``, the answers, right-padded with -100 (not scored). For an
                 encoder-decoder as transformers takes them: the first token stands for the start token and is not
                 scored, and the pad id is not scored anywhere.
@@ -209,7 +228,8 @@ class Generator:
             raise ValueError(f"epsilon must be between 0 and 1, got {epsilon}")
         GenerationConfig(compat=compat)  # refuses an unknown one
         vocab_size = self._part.vocab_size
-        rows = check_contexts(context_input_ids, context_attention_mask, doc_scores, vocab_size=vocab_size)
+        rows = given_rows(context_input_ids, context_attention_mask, doc_scores, self._part)
+        seen = see_pixels(self._model.vision, pixel_values, len(rows))
         targets = check_labels(labels, questions=len(doc_scores), vocab_size=vocab_size)
         priors = marginalise.log_priors(doc_scores)
         answers = scored_answers(
@@ -222,7 +242,8 @@ class Generator:
         n_docs = doc_scores.shape[1]
         losses = []
         for i, (begun, answer) in enumerate(answers):
-            scorer = self._model.scorer(rows[i * n_docs : (i + 1) * n_docs], begun)
+            own = slice(i * n_docs, (i + 1) * n_docs)
+            scorer = self._model.scorer(rows[own], begun, seen=None if seen is None else seen.of_rows(own))
             losses.append(loss(scorer, priors[i], answer, strategy, epsilon=epsilon, vocab_size=vocab_size))
         result = np.array(losses, dtype=np.float32)
         return np.array(result.sum(dtype=np.float64), dtype=np.float32) if reduce_loss else result
@@ -234,6 +255,7 @@ class Generator:
         priors: Sequence[Float],
         config: GenerationConfig,
         cancellation: Cancellation | None,
+        seen: Seen | None = None,
     ) -> Generation:
         model, eos = self._model, self._part.eos_token_ids
         config = config.with_length(len(model.begun), model.max_positions)
@@ -257,6 +279,7 @@ class Generator:
             preamble,
             pieces,
             [1] * sum(counts) if per_passage else counts,
+            seen=seen,
             reserve=reserve,
             cancellation=cancellation,
         )

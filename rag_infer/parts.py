@@ -31,6 +31,52 @@ class EncoderPart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageProcessing:
+    """How pixels become an image encoder's input: resized, cropped, scaled, normalised (`rag_infer.images.processing`).
+
+    Attributes:
+        resize: "exact" to ``height`` x ``width``, "shortest_edge" to where the shorter side has ``shortest_edge``
+            pixels, or "none".
+        height, width: of the result.
+        shortest_edge: see ``resize``; 0 where it does not count.
+        resample: "nearest", "box", "bilinear", "hamming", "bicubic" or "lanczos".
+        scale: factor on values from 0 to 255.
+        mean, std: of each channel, subtracted and divided by after scaling; empty for none.
+    """
+
+    resize: str
+    height: int
+    width: int
+    shortest_edge: int = 0
+    resample: str = "bicubic"
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderPart:
+    """An image encoder: a graph from ``pixel_values`` to ``embedding``, which pools and projects by itself.
+
+    Attributes:
+        path: folder inside the bundle that holds ``graph``.
+        graph: file name of the ONNX graph; ``pixel_values`` is float32 ``[images, 3, height, width]``, the output
+            ``embedding`` float32 ``[images, dim]``.
+        dim: width of the vectors.
+        pooling: "projection" (CLIP), "attention" (SigLIP), "cls" or "mean" (ViT), "average" (ResNet).
+        normalise: whether the vectors have Euclidean length 1.
+        processing: how images become ``pixel_values``.
+    """
+
+    path: str
+    graph: str = "model.onnx"
+    dim: int
+    pooling: str
+    normalise: bool
+    processing: ImageProcessing
+
+
+@dataclass(frozen=True, kw_only=True)
 class RetrievalPart:
     """How scores become priors: p(z|x) = softmax(score_scale * score) over the retrieved passages.
 
@@ -38,11 +84,13 @@ class RetrievalPart:
         similarity: "dot" or "cosine".
         score_scale: factor on the score; 1.0 for DPR, above 1 for models trained with a temperature.
         n_docs: passages retrieved when the caller does not say.
+        shared_space: whether texts and images have vectors in one space, as those of CLIP do.
     """
 
     similarity: str = "dot"
     score_scale: float = 1.0
     n_docs: int = 5
+    shared_space: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +172,31 @@ class ComposingRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratorVision:
+    """How an encoder-decoder sees: a graph that turns images into features for its encoder or its decoder.
+
+    Attributes:
+        graph: file name of the ONNX graph; ``pixel_values`` is float32 ``[images, 3, height, width]``, the output
+            ``features`` ``[images, places, width]``, projected to the width of what reads them.
+        processing: how images become ``pixel_values``.
+        places: features of one image.
+        sources: whose images a context holds, of "question" and "passage", in the order in which they are read.
+        reads_text: whether the context's text is read behind them; if not, the images are all of it.
+    """
+
+    graph: str = "vision.onnx"
+    processing: ImageProcessing
+    places: int
+    sources: tuple[str, ...]
+    reads_text: bool = True
+
+    @property
+    def context_places(self) -> int:
+        """Places of a context that its images take."""
+        return self.places * len(self.sources)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seq2SeqGeneratorPart:
     """An encoder-decoder generator: a graph that reads contexts and one that steps (`rag_infer.generate.seq2seq`).
 
@@ -135,10 +208,12 @@ class Seq2SeqGeneratorPart:
             `rag_infer.generate.device_cache`), or None in bundles that were exported without.
         vocab_size: width of the logits.
         num_layers, num_heads, head_dim: shape of the decoder's key/value caches.
-        max_positions: longest context and longest answer, or None where positions are relative.
+        max_positions: longest context (its images' places included) and longest answer, or None where positions are
+            relative. Where no text is read, of the answer alone.
         decoder_start_token_id: the token every answer begins with.
         bos_token_id, eos_token_ids, pad_token_id: special tokens; generation stops at any of ``eos_token_ids``.
         composing: how question and passage become a context.
+        vision: how it sees, or None for a generator of text alone.
     """
 
     kind: str = "seq2seq"
@@ -158,6 +233,7 @@ class Seq2SeqGeneratorPart:
     eos_token_ids: tuple[int, ...]
     pad_token_id: int
     composing: ComposingRule
+    vision: GeneratorVision | None = None
 
 
 GeneratorPart = CausalGeneratorPart | Seq2SeqGeneratorPart

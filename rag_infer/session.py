@@ -32,6 +32,8 @@ def check_threads(threads: int | None) -> int:
     """
     if threads is None:
         return available_threads()
+    if isinstance(threads, bool) or not isinstance(threads, int):
+        raise TypeError(f"threads must be an integer, got {threads!r}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     return threads
@@ -86,6 +88,8 @@ class Session:
         # To plan which output may lie where another was takes longer, for a thousand nodes, than to load their weights;
         # the arena hands freed memory out again in any case.
         options.enable_mem_reuse = False
+        # A plan of one block per shape of inputs: requests differ in shape, and the blocks of each leave gaps.
+        options.enable_mem_pattern = False
         # Encoder and generator have a pool each; threads that spin after a run would steal the other's time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = _providers(device)

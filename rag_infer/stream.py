@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rag_infer.answer import Answer, Token, settled
 from rag_infer.errors import GenerationError
 from rag_infer.generate.config import GenerationConfig
 from rag_infer.generate.generation import Generation
 from rag_infer.generate.hypothesis import Hypothesis
-from rag_infer.knowledge import ScoredPassage
 from rag_infer.session import Cancellation
 from rag_infer.timing import Stopwatch
+
+if TYPE_CHECKING:
+    from rag_infer.knowledge import SearchResult
 
 
 class StreamedRequest(Protocol):
@@ -29,7 +31,7 @@ class StreamedRequest(Protocol):
     cancellation: Cancellation
     config: GenerationConfig
     watch: Stopwatch
-    passages: list[list[ScoredPassage]]
+    passages: list[SearchResult]
 
     def begin(self) -> Generation:
         """Read the prompts."""
@@ -59,7 +61,7 @@ class AnswerStream:
     def __init__(self, request: StreamedRequest) -> None:
         self._request = request
         self._tokens = self._run()
-        self.passages: list[ScoredPassage] = request.passages[0]
+        self.passages: SearchResult = request.passages[0]
         self.answer: Answer | None = None
 
     def __iter__(self) -> Iterator[Token]:

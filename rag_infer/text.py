@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ LENGTH_BUCKET = 8
 # Slots of a generator's cache are allocated in multiples of this.
 SLOT_BUCKET = 32
 
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+
 
 def clean(text: str) -> str:
     r"""Text without control characters (category Cc but tab and line ends) and lone surrogates.
@@ -27,7 +29,7 @@ def clean(text: str) -> str:
     >>> clean("What\x00 is\tthis?\n")
     'What is\tthis?\n'
     """
-    return "".join(c for c in text if c in "\t\n\r" or unicodedata.category(c) not in ("Cc", "Cs"))
+    return _CONTROL.sub("", text)
 
 
 def check_question(question: object) -> str:
@@ -98,6 +100,10 @@ class Tokenizer:
         """Token ids of several texts."""
         encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens)
         return [list(e.ids) for e in encodings]
+
+    def token_ends(self, text: str) -> list[int]:
+        """Where each token of one text ends, in characters; tokens that share a character share its end."""
+        return [end for _, end in self._tokenizer.encode(text, add_special_tokens=False).offsets]
 
     def encode_text(self, text: str, *, max_length: int | None = None) -> list[int]:
         """Token ids of one text with its special tokens; at most ``max_length``, the end of the text cut."""

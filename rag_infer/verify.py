@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer.bundle import Bundle, Manifest
+from rag_infer.bundle import Bundle, Manifest, Part
 from rag_infer.errors import BundleError
-from rag_infer.generate.seq2seq import Seq2SeqDecoder
-from rag_infer.parts import CausalGeneratorPart, EncoderPart, GeneratorPart, Seq2SeqGeneratorPart
+from rag_infer.parts import CausalGeneratorPart, EncoderPart, ImageEncoderPart, Seq2SeqGeneratorPart
 from rag_infer.session import Session
 from rag_infer.verify_seq2seq import Chain
 
 CHECK_FILE = "check.npz"
-PARTS = ("question_encoder", "passage_encoder", "generator")
+PARTS = ("question_encoder", "passage_encoder", "image_encoder", "generator")
 
 Float = NDArray[np.float32]
 
@@ -80,9 +79,9 @@ def verify_bundle(folder: str | Path, *, threads: int | None = None) -> list[Che
     return [check_files(bundle), *(check_part(bundle, name, part, threads=threads) for name, part in parts)]
 
 
-def distinct_parts(manifest: Manifest) -> list[tuple[str, EncoderPart | GeneratorPart]]:
+def distinct_parts(manifest: Manifest) -> list[tuple[str, Part]]:
     """(name, part) of each part, without those that have the files of one before."""
-    found: dict[str, tuple[str, EncoderPart | GeneratorPart]] = {}
+    found: dict[str, tuple[str, Part]] = {}
     for name in PARTS:
         part = getattr(manifest, name)
         if part is not None:
@@ -96,9 +95,7 @@ def check_files(bundle: Bundle) -> Check:
     return Check(name="files", against="sha256", passed=True, figures={"files": count}, limits={})
 
 
-def check_part(
-    bundle: Bundle, name: str, part: EncoderPart | GeneratorPart, *, threads: int | None = None
-) -> Check:
+def check_part(bundle: Bundle, name: str, part: Part, *, threads: int | None = None) -> Check:
     """Run a part's stored pairs against the limits in the manifest's parity report."""
     path = bundle.file(part, CHECK_FILE)
     pairs = _read_pairs(path)
@@ -123,15 +120,16 @@ def check_part(
 
 
 def _stored_and_found(
-    session: Callable[[str], Session], part: EncoderPart | GeneratorPart, pairs: Mapping[str, NDArray[Any]]
+    session: Callable[[str], Session], part: Part, pairs: Mapping[str, NDArray[Any]]
 ) -> tuple[Float, Float]:
     """What the graphs should give for the stored inputs, and what they give: float32 ``[rows, width]``."""
     if isinstance(part, EncoderPart):
         return pairs["embedding"], run_encoder(session(part.graph), pairs)
+    if isinstance(part, ImageEncoderPart):
+        return pairs["embedding"], run_image_encoder(session(part.graph), pairs)
     columns = pairs["columns"]
     if isinstance(part, Seq2SeqGeneratorPart):
-        decoder = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part)
-        return pairs["logits"], Chain.stored(pairs).run(decoder, part)[:, columns]
+        return pairs["logits"], Chain.stored(pairs).run(session, part)[:, columns]
     calls = list(stored_calls(pairs))
     results = replay(session(part.graph), calls, part)
     stored = [pairs[f"logits_{i}"].reshape(-1, len(columns)) for i in range(len(calls))]
@@ -169,6 +167,13 @@ def run_encoder(session: Session, inputs: Mapping[str, NDArray[Any]]) -> Float:
     names = ("input_ids", "attention_mask")
     embedding: Float = session.run({n: inputs[n] for n in names}, ["embedding"])[0]
     return embedding
+
+
+def run_image_encoder(session: Session, inputs: Mapping[str, NDArray[Any]]) -> Float:
+    """The embeddings of prepared images: float32 ``[images, dim]``."""
+    pixels = inputs["pixel_values"].astype(session.dtype("pixel_values"), copy=False)
+    embedding: Float = session.run({"pixel_values": pixels}, ["embedding"])[0]
+    return embedding.astype(np.float32, copy=False)
 
 
 def replay(session: Session, calls: list[DecoderCall], part: CausalGeneratorPart) -> list[Float]:

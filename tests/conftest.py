@@ -10,9 +10,9 @@ import pytest
 from rag_infer.cli.defaults import cache_folder
 
 
-def _demo_file(name: str) -> Path:
+def _demo_file(name: str, *, demo: str = "demo") -> Path:
     """A file that `make models` has put into the cache; without it the test is skipped, but never under make."""
-    path = cache_folder() / "demo" / name
+    path = cache_folder() / demo / name
     if not path.exists():
         message = f"{path} is missing: run 'make models'"
         if os.environ.get("CI"):
@@ -49,3 +49,9 @@ def demo_bundle() -> Path:
 def demo_knowledge_base() -> Path:
     """The 10,033 articles, indexed. Read only: other tests use it too."""
     return _demo_file("kb")
+
+
+@pytest.fixture(scope="session")
+def easy_vqa_data() -> Path:
+    """Images, questions and answers of easy-VQA, as their package has them."""
+    return _demo_file("sources/easy_vqa/data", demo="demo-images")

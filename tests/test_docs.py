@@ -16,6 +16,9 @@ from typing import Any
 import pytest
 
 from rag_infer.cli.main import VERBS
+from tests.knowledge.seeing import COLOURS, picture
+from tests.seeing_bundles import write_dual_encoder
+from tests.seeing_checkpoints import write_vision_text
 from tests.seq2seq_checkpoints import write_passage_encoder, write_rag
 
 ROOT = Path(__file__).parent.parent
@@ -60,19 +63,14 @@ def folder(demo_bundle: Path, demo_knowledge_base: Path, tmp_path_factory: pytes
     settings: dict[str, Any] = {"max_combined_length": 48, "generation": {"max_length": 9}}
     write_rag(path / "my-rag", "RagTokenForGeneration", "bart", **settings)
     write_passage_encoder(path / "my-passage-encoder")
+    write_dual_encoder(path / "my-clip")
+    write_vision_text(path / "my-vision-bart")
+    for place, colours in (("photos", COLOURS), ("new", ["blue"])):
+        (path / place).mkdir()
+        for number, colour in enumerate(colours):
+            (path / place / f"{colour}.png").write_bytes(picture(colour, number + 9 * (place == "new")))
     (path / "articles.jsonl").write_text(excerpt(demo_bundle.with_name("corpus.jsonl")), encoding="utf-8")
     return path
-
-
-@pytest.mark.real_model
-def test_python_blocks(folder: Path) -> None:
-    assert PYTHON
-    script = folder / "readme.py"
-    script.write_text("\n".join(PYTHON), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(script)], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.real_model
@@ -89,6 +87,18 @@ def test_console_blocks(command: str, shown: str, folder: Path) -> None:
         assert got[: expected.index("...")] == expected[: expected.index("...")]
     else:
         assert got == expected
+
+
+@pytest.mark.real_model
+def test_python_blocks(folder: Path) -> None:
+    """After the console's, which make what some of them open."""
+    assert PYTHON
+    script = folder / "readme.py"
+    script.write_text("\n".join(PYTHON), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_verb_is_in_the_readme() -> None:

@@ -14,8 +14,9 @@ MODULES = sorted(
     m.name for m in pkgutil.walk_packages(rag_infer.__path__, "rag_infer.") if "__main__" not in m.name
 )
 MODULES_EXPORT = [
-    f"rag_infer.export.{m.name}"
-    for m in pkgutil.iter_modules(importlib.import_module("rag_infer.export").__path__)
+    m.name
+    for m in pkgutil.walk_packages(importlib.import_module("rag_infer.export").__path__, "rag_infer.export.")
+    if "__main__" not in m.name
 ]
 
 

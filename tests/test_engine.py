@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rag_infer import GenerationConfig, KnowledgeBase, Passage, RagEngine, RagInferWarning
+from rag_infer import GenerationConfig, KnowledgeBase, Passage, RagEngine, RagInferWarning, SearchConfig
 from rag_infer.errors import DeviceError, KnowledgeBaseError
 
 pytestmark = pytest.mark.real_model
@@ -125,12 +125,70 @@ def test_stop_string_and_length(engine: RagEngine) -> None:
     assert len(engine.generate(QUESTIONS[0], max_new_tokens=3, stop_strings=[]).tokens) == 3
 
 
+def test_settings_of_a_search_are_no_dict(engine: RagEngine) -> None:
+    for ask in (engine.search, engine.generate, engine.stream):
+        with pytest.raises(TypeError, match="search must be a SearchConfig, got dict"):
+            ask(QUESTIONS[0], search={"mode": "hybrid"})  # type: ignore[operator]
+
+
 def test_where(engine: RagEngine) -> None:
     found = engine.search("mountain", k=7, where={"topic": "Geography"})
     assert len(found) == 7
     assert {p.metadata["topic"] for p in found} == {"Geography"}
     with pytest.raises(KnowledgeBaseError, match="no passage has"):
         engine.generate("Which mountain?", where={"topic": "nothing"})
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        SearchConfig(),
+        SearchConfig(mode="lexical"),
+        SearchConfig(mode="lexical", lexical_scale=0.25),
+        SearchConfig(mode="hybrid"),
+        SearchConfig(mode="hybrid", fusion="reciprocal_rank", alpha=0.3),
+    ],
+    ids=lambda s: f"{s.mode}-{s.fusion}-{s.lexical_scale}",
+)
+def test_priors_are_the_softmax_of_the_scores(engine: RagEngine, search: SearchConfig) -> None:
+    scale = {"dense": 20.0, "lexical": search.lexical_scale, "hybrid": 1.0}[search.mode]
+    for question, answer in zip(
+        QUESTIONS, engine.generate(QUESTIONS, n_docs=4, max_new_tokens=2, search=search), strict=True
+    ):
+        scaled = np.array([p.score for p in answer.passages], dtype=np.float64) * scale
+        expected = np.exp(scaled - np.logaddexp.reduce(scaled))
+        np.testing.assert_allclose([p.prior for p in answer.passages], expected, rtol=1e-4, atol=1e-7)
+        found = engine.search(question, k=4, search=search)
+        assert [p.id for p in found] == [p.id for p in answer.passages]
+        scores = [p.score for p in answer.passages]  # a batch's vectors differ in the last bits
+        assert [p.score for p in found] == pytest.approx(scores, abs=1e-5)
+        with engine.stream(question, n_docs=4, max_new_tokens=2, search=search) as stream:
+            assert [p.id for p in stream.passages] == [p.id for p in found]
+
+
+def test_the_mixture_is_of_the_priors_of_both_sides(engine: RagEngine) -> None:
+    """With the bundle's scale for vectors: the fused prior of a passage is the share of each side's own prior."""
+    question, everything = QUESTIONS[0], 100
+    fused = engine.search(question, k=3, search=SearchConfig(mode="hybrid", candidates=everything))
+    lexical = engine.search(question, k=everything, search=SearchConfig(mode="lexical"))
+    odds = np.array([p.score for p in lexical], dtype=np.float64)
+    by_words = dict(zip([p.id for p in lexical], np.exp(odds - np.logaddexp.reduce(odds)), strict=True))
+    dense = {p.id: p.score for p in engine.search(question, k=len(engine.knowledge_base))}
+    first = [p.id for p in engine.search(question, k=everything)]
+    candidates = list(dict.fromkeys([*first, *by_words]))
+    scaled = 20.0 * np.array([dense[i] for i in candidates], dtype=np.float64)
+    by_vectors = dict(zip(candidates, np.exp(scaled - np.logaddexp.reduce(scaled)), strict=True))
+    for passage in fused:
+        expected = 0.5 * by_vectors[passage.id] + 0.5 * by_words.get(passage.id, 0.0)
+        assert np.exp(passage.score) == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_passage_has_a_word_of_the_question(engine: RagEngine) -> None:
+    words = SearchConfig(mode="lexical")
+    with pytest.raises(KnowledgeBaseError, match="no passage has a word of 'Xqzzt'"):
+        engine.generate("Xqzzt", search=words)
+    with pytest.raises(KnowledgeBaseError, match=r"no passage has \{'topic': 'nothing'\} and a word of"):
+        engine.generate("Who?", where={"topic": "nothing"}, search=words)
 
 
 @pytest.mark.parametrize("question", ["", "   ", "\n\t"])

@@ -18,6 +18,7 @@ HEAVY = (
     "hnswlib",
     "sqlite3",
     "fastapi",
+    "ray",
 )
 SECONDS_AIMED_AT = 0.3
 SECONDS_FAR_ABOVE = 1.5
@@ -34,8 +35,12 @@ PUBLIC = {
     "KnowledgeBase",
     "Passage",
     "ScoredPassage",
+    "SearchConfig",
     "Bundle",
     "TextEncoder",
+    "ImageEncoder",
+    "Image",
+    "Query",
     "RagInferError",
     "BundleError",
     "ExportError",
@@ -43,7 +48,9 @@ PUBLIC = {
     "CorruptIndexError",
     "EncoderMismatchError",
     "CorpusError",
+    "VectorFileError",
     "GenerationError",
+    "ImageError",
     "DeviceError",
     "RagInferWarning",
     "__version__",

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rag_infer.cli.defaults import cache_folder
+from rag_infer.cli.options import place, show_place
 from rag_infer.errors import BundleError, RagInferError
 from rag_infer.version import __version__
 
@@ -21,11 +22,13 @@ EXAMPLE = "rag-infer doctor --bundle bundle/ --kb kb/"
 RUNTIME_PACKAGES = ("numpy", "onnxruntime-gpu", "onnxruntime", "tokenizers", "hnswlib")
 EXPORT_PACKAGES = ("torch", "transformers", "optimum", "optimum-onnx", "onnx")
 
+Place = TypeVar("Place", Path, str | Path)
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--bundle", type=Path, help="a bundle to check")
-    parser.add_argument("--kb", type=Path, help="a knowledge base to check")
+    parser.add_argument("--kb", type=place, help="a knowledge base to check: a folder or an address")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -98,13 +101,13 @@ def _environment_problems(facts: dict[str, Any]) -> list[str]:
 
 
 def _examine(
-    kind: str, path: Path, look: Callable[[Path], dict[str, Any]], problems: list[str]
+    kind: str, path: Place, look: Callable[[Place], dict[str, Any]], problems: list[str]
 ) -> dict[str, Any]:
     try:
         return look(path)
     except (RagInferError, OSError) as error:
         problems.append(f"{kind}: {error}")
-        return {"path": str(path)}
+        return {"path": show_place(path)}
 
 
 def _bundle_facts(path: Path) -> dict[str, Any]:
@@ -129,7 +132,7 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _knowledge_base_facts(path: Path, *, bundle: Path | None) -> dict[str, Any]:
+def _knowledge_base_facts(path: str | Path, *, bundle: Path | None) -> dict[str, Any]:
     from rag_infer.bundle import Bundle
     from rag_infer.knowledge import KnowledgeBase
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from rag_infer.cli.options import (
     add_generation_options,
     add_model_options,
+    add_search_options,
     bundle_path,
     generation_settings,
     knowledge_base_path,
+    search_config,
 )
 from rag_infer.cli.progress import Progress
 
@@ -29,20 +31,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "questions", type=Path, help="JSON lines with text, answers (a list), and optionally passage_id"
     )
     parser.add_argument("--limit", type=int, help="only the first so many questions")
+    parser.add_argument("--retrieval-only", action="store_true", help="search, but generate no answers")
     add_model_options(parser)
     add_generation_options(parser)
+    add_search_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     from rag_infer.engine import RagEngine
     from rag_infer.evaluate.questions import read_questions
-    from rag_infer.evaluate.run import evaluate
+    from rag_infer.evaluate.run import evaluate, evaluate_retrieval
 
     if arguments.limit is not None and arguments.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {arguments.limit}")
     questions = read_questions(arguments.questions)[: arguments.limit]
-    settings = generation_settings(arguments)
+    settings, search = generation_settings(arguments), search_config(arguments)
     if arguments.n_docs is not None:
         settings["n_docs"] = arguments.n_docs
     with (
@@ -54,7 +58,12 @@ def run(arguments: argparse.Namespace) -> int:
         ) as engine,
         Progress(len(questions), "questions") as progress,
     ):
-        result = evaluate(engine, questions, settings=settings, on_question=progress.advance)
+        if arguments.retrieval_only:
+            result = evaluate_retrieval(engine, questions, search=search, on_question=progress.advance)
+        else:
+            result = evaluate(
+                engine, questions, settings=settings, search=search, on_question=progress.advance
+            )
     if arguments.json:
         print(json.dumps(result.to_dict()))
     else:
@@ -69,7 +78,8 @@ def _show(result: Evaluation) -> None:
             print(f"with gold    {result.with_gold_passage}")
         for k, rate in result.hits.items():
             print(f"{f'hit@{k}':<12} {rate:.3f}")
-    print(f"exact match  {result.exact_match:.3f}\nF1           {result.f1:.3f}")
+    if result.exact_match is not None and result.f1 is not None:
+        print(f"exact match  {result.exact_match:.3f}\nF1           {result.f1:.3f}")
     print("\nmilliseconds      p50      p90      p99")
     for stage, values in result.latency_ms.items():
         print(f"{stage:<12}" + "".join(f"{v:9.1f}" for v in values.values()))

@@ -23,6 +23,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_checkpoint_options(parser)
     parser.add_argument(
+        "--text-encoder",
+        metavar="C",
+        help="in place of --question-encoder and --passage-encoder; also the text tower of CLIP or SigLIP",
+    )
+    parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
@@ -44,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """--rag, --question-encoder, --passage-encoder and --generator."""
+    """--rag, --question-encoder, --passage-encoder, --image-encoder and --generator."""
     parser.add_argument(
         "--rag", metavar="C", help="checkpoint of transformers' RAG classes: question encoder and generator"
     )
@@ -52,8 +57,18 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--question-encoder", metavar="C", help="sentence-transformers, BERT or DPR checkpoint"
     )
     parser.add_argument("--passage-encoder", metavar="C", help="likewise (default: the question encoder)")
+    parser.add_argument("--image-encoder", metavar="C", help="CLIP, SigLIP, ViT or ResNet checkpoint")
     parser.add_argument(
-        "--generator", metavar="C", help="Llama (folder or GGUF), BART, mBART, T5, Pegasus or Marian"
+        "--shared-space",
+        action="store_true",
+        default=None,
+        help="texts and images may be compared (default: where both encoders are one checkpoint)",
+    )
+    parser.add_argument(
+        "--generator",
+        metavar="C",
+        help="Llama (folder or GGUF), BART, mBART, T5, Pegasus, Marian, or one that sees: VisionEncoderDecoder with "
+        "GPT-2, or BART that reads images before its text",
     )
 
 
@@ -64,7 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
         rag=arguments.rag,
         question_encoder=arguments.question_encoder,
         passage_encoder=arguments.passage_encoder,
+        text_encoder=arguments.text_encoder,
+        image_encoder=arguments.image_encoder,
         generator=arguments.generator,
+        shared_space=arguments.shared_space,
         precision=arguments.precision,
         force=arguments.force,
         pooling=arguments.pooling,

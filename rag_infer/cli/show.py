@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from rag_infer.answer import Answer, Token
+from rag_infer.answer import Answer, AnswerPassage, Token
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Foreground colours that are legible on light and dark grounds: blue, green, magenta, cyan, yellow, red.
@@ -42,14 +42,22 @@ def show_answer(answer: Answer, *, explain: bool = True, stream: TextIO | None =
     if not explain:
         print(answer.text, file=out)
         return
-    print(f"Q: {answer.question}\nA: {answer.text}", file=out)
+    asked = [answer.question, f"[{answer.question_image.name}]" if answer.question_image else ""]
+    print(f"Q: {' '.join(filter(None, asked))}\nA: {answer.text}", file=out)
     print(f"   log p(y|x) = {answer.score:.3f}, {answer.timings.get('total', 0.0):.0f} ms", file=out)
     print("      prior  posterior  score   passage", file=out)
     for i, passage in enumerate(answer.passages):
         line = f"   {letter(i)}  {passage.prior:.3f}  {passage.posterior:.3f}      {passage.score:.4f}  "
-        print(line + paint(shorten(f"{passage.title}: {passage.text}", 70), i, on=colour), file=out)
+        print(line + paint(shorten(_said(passage), 70), i, on=colour), file=out)
     for line in _token_lines(answer.tokens, colour=colour):
         print("   " + line, file=out)
+
+
+def _said(passage: AnswerPassage) -> str:
+    """What a passage says; of an image alone, its id."""
+    if not passage.text:
+        return passage.title or f"[{passage.id}]"
+    return f"{passage.title}: {passage.text}"
 
 
 def show_parity(parity: Mapping[str, Any]) -> None:

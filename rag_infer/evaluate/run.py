@@ -11,6 +11,8 @@ import numpy as np
 from rag_infer.engine import RagEngine
 from rag_infer.evaluate.questions import Question
 from rag_infer.evaluate.squad import best_over, exact_match, f1
+from rag_infer.knowledge import SearchConfig
+from rag_infer.timing import Stopwatch
 
 HIT_RANKS = (1, 5, 10)
 PERCENTILES = (50, 90, 99)
@@ -24,15 +26,16 @@ class Evaluation:
         questions: how many were answered.
         with_gold_passage: how many name a gold passage; the hit rates are over these.
         hits: by rank k, the share of questions whose gold passage is among the first k, or None without any.
-        exact_match, f1: means over the questions, best over each question's accepted answers.
+        exact_match, f1: means over the questions, best over each question's accepted answers; None where no answer was
+            generated.
         latency_ms: by stage, by percentile ("p50"), milliseconds per question asked alone.
     """
 
     questions: int
     with_gold_passage: int
     hits: dict[int, float] | None
-    exact_match: float
-    f1: float
+    exact_match: float | None
+    f1: float | None
     latency_ms: dict[str, dict[str, float]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,6 +48,7 @@ def evaluate(
     questions: Sequence[Question],
     *,
     settings: Mapping[str, Any] | None = None,
+    search: SearchConfig | None = None,
     on_question: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Ask every question, one at a time.
@@ -52,7 +56,7 @@ def evaluate(
     Args:
         engine: answers.
         questions: at least one.
-        settings: as for `RagEngine.generate`.
+        settings, search: as for `RagEngine.generate`.
         on_question: called after each.
     """
     ranks: list[int | None] = []
@@ -60,12 +64,12 @@ def evaluate(
     overlaps: list[float] = []
     timings: list[Mapping[str, float]] = []
     for question in questions:
-        answer = engine.generate(question.text, **(settings or {}))
+        answer = engine.generate(question.text, search=search, **(settings or {}))
         matches.append(best_over(exact_match, answer.text, question.answers))
         overlaps.append(best_over(f1, answer.text, question.answers))
         timings.append(answer.timings)
         if question.passage_id is not None:
-            ranks.append(_rank(engine, question))
+            ranks.append(_rank(engine, question, search))
         on_question()
     return Evaluation(
         questions=len(questions),
@@ -77,9 +81,37 @@ def evaluate(
     )
 
 
-def _rank(engine: RagEngine, question: Question) -> int | None:
+def evaluate_retrieval(
+    engine: RagEngine,
+    questions: Sequence[Question],
+    *,
+    search: SearchConfig | None = None,
+    on_question: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Search for every question, one at a time, and generate nothing; arguments as for `evaluate`."""
+    ranks: list[int | None] = []
+    timings: list[Mapping[str, float]] = []
+    for question in questions:
+        watch = Stopwatch()
+        with watch.measure("search"):
+            rank = _rank(engine, question, search)
+        timings.append({"search": watch.timings()["search"]})
+        if question.passage_id is not None:
+            ranks.append(rank)
+        on_question()
+    return Evaluation(
+        questions=len(questions),
+        with_gold_passage=len(ranks),
+        hits=_hit_rates(ranks),
+        exact_match=None,
+        f1=None,
+        latency_ms=_percentiles(timings),
+    )
+
+
+def _rank(engine: RagEngine, question: Question, search: SearchConfig | None) -> int | None:
     """Position of the gold passage, counted from 1, or None where it is not among the first."""
-    found = engine.search(question.text, k=max(HIT_RANKS))
+    found = engine.search(question.text, k=max(HIT_RANKS), search=search)
     return next((i for i, p in enumerate(found, start=1) if p.id == question.passage_id), None)
 
 

@@ -18,6 +18,7 @@ from rag_infer.generate.device_head import GraphHead
 from rag_infer.generate.head import Head, KernelHead
 from rag_infer.generate.rag_token import Decoder
 from rag_infer.generate.seq2seq import Seq2SeqDecoder, Seq2SeqState
+from rag_infer.generate.vision import Seen, Vision
 from rag_infer.parts import CausalGeneratorPart, Seq2SeqGeneratorPart
 from rag_infer.session import Cancellation, Session
 
@@ -65,12 +66,18 @@ class Model(Protocol):
         """What turns the decoder's logits into distributions."""
         ...
 
+    @property
+    def vision(self) -> Vision | None:
+        """What sees, or None for a generator of text alone."""
+        ...
+
     def start(
         self,
         preamble: Sequence[int],
         pieces: Pieces,
         counts: Sequence[int],
         *,
+        seen: Seen | None = None,
         reserve: int,
         cancellation: Cancellation | None,
     ) -> tuple[Any, Any, Scorer]:
@@ -80,6 +87,7 @@ class Model(Protocol):
             preamble: tokens before every row.
             pieces: the rows' tokens after it.
             counts: how many rows each question has.
+            seen: what the rows see, where the generator sees.
             reserve: tokens that are likely to be generated for a row, over all its beams.
             cancellation: stops the run.
 
@@ -89,8 +97,16 @@ class Model(Protocol):
         """
         ...
 
-    def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
-        """What scores answers of one question under contexts that are given whole; ``begun`` comes before an answer."""
+    def scorer(
+        self, rows: Sequence[Sequence[int]], begun: tuple[int, ...], *, seen: Seen | None = None
+    ) -> Scorer:
+        """What scores answers of one question under contexts that are given whole.
+
+        Args:
+            rows: tokens of each context.
+            begun: tokens before an answer.
+            seen: what the contexts see, where the generator sees.
+        """
         ...
 
 
@@ -115,7 +131,9 @@ def load_model(bundle: Bundle, *, device: str, threads: int, passage_cache_mb: i
         head = GraphHead(small[2], part.vocab_size)
     if isinstance(part, Seq2SeqGeneratorPart):
         steps = Seq2SeqDecoder(session(part.encoder_graph), session(part.step_graph), part, device=graphs)
-        return Seq2SeqModel(steps, head, part)
+        sees = part.vision
+        vision = None if sees is None else Vision(session(sees.graph), sees)
+        return Seq2SeqModel(steps, head, part, vision)
     decoder = CausalDecoder(session(part.graph), part, cache_bytes=passage_cache_mb << 20, device=graphs)
     return CausalModel(decoder, head, part)
 
@@ -130,6 +148,7 @@ class CausalModel:
 
     begun: tuple[int, ...] = ()
     max_positions: int | None = None  # the prompt counts too: the decoder knows
+    vision: Vision | None = None
 
     def __init__(self, decoder: CausalDecoder, head: Head, part: CausalGeneratorPart) -> None:
         self.decoder = decoder
@@ -142,17 +161,21 @@ class CausalModel:
         pieces: Pieces,
         counts: Sequence[int],
         *,
+        seen: Seen | None = None,
         reserve: int,
         cancellation: Cancellation | None,
     ) -> tuple[Any, Any, Scorer]:
         """See `Model.start`."""
+        del seen  # none of this kind does
         state, logits = self.decoder.prefill(preamble, pieces, reserve=reserve, cancellation=cancellation)
         rows = [[*preamble, *(t for piece in pieces for t in piece[r])] for r in range(sum(counts))]
         return state, logits, _CausalScorer(self.decoder, rows, cancellation)
 
-    def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
+    def scorer(
+        self, rows: Sequence[Sequence[int]], begun: tuple[int, ...], *, seen: Seen | None = None
+    ) -> Scorer:
         """See `Model.scorer`."""
-        del begun  # nothing is
+        del begun, seen  # nothing is
         return _CausalScorer(self.decoder, rows, None)
 
 
@@ -182,9 +205,12 @@ class _CausalScorer:
 class Seq2SeqModel:
     """An encoder-decoder generator."""
 
-    def __init__(self, decoder: Seq2SeqDecoder, head: Head, part: Seq2SeqGeneratorPart) -> None:
+    def __init__(
+        self, decoder: Seq2SeqDecoder, head: Head, part: Seq2SeqGeneratorPart, vision: Vision | None
+    ) -> None:
         self.decoder = decoder
         self.head = head
+        self.vision = vision
         self.begun: tuple[int, ...] = (part.decoder_start_token_id,)
         self.max_positions = part.max_positions
 
@@ -194,19 +220,22 @@ class Seq2SeqModel:
         pieces: Pieces,
         counts: Sequence[int],
         *,
+        seen: Seen | None = None,
         reserve: int,
         cancellation: Cancellation | None,
     ) -> tuple[Any, Any, Scorer]:
         """See `Model.start`; a context is one piece, and nothing comes before it."""
         del preamble
-        state = self.decoder.read(pieces[0], counts, reserve=reserve, cancellation=cancellation)
+        state = self.decoder.read(pieces[0], counts, seen=seen, reserve=reserve, cancellation=cancellation)
         read = replace(state, cache=copy(state.cache))
         scorer = _Seq2SeqScorer(self.decoder, read, self.begun, cancellation)
         return state, self.decoder.start(state, cancellation=cancellation), scorer
 
-    def scorer(self, rows: Sequence[Sequence[int]], begun: tuple[int, ...]) -> Scorer:
+    def scorer(
+        self, rows: Sequence[Sequence[int]], begun: tuple[int, ...], *, seen: Seen | None = None
+    ) -> Scorer:
         """See `Model.scorer`."""
-        return _Seq2SeqScorer(self.decoder, self.decoder.read(rows, [len(rows)]), begun, None)
+        return _Seq2SeqScorer(self.decoder, self.decoder.read(rows, [len(rows)], seen=seen), begun, None)
 
 
 class _Seq2SeqScorer:

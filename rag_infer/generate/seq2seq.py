@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import GenerationError
+from rag_infer.generate.contexts import ContextInputs, context_inputs, stack
 from rag_infer.generate.device_cache import DeviceCache, DeviceGraphs
 from rag_infer.generate.host_cache import HostCache
+from rag_infer.generate.vision import Seen
 from rag_infer.parts import Seq2SeqGeneratorPart
 from rag_infer.session import Cancellation, Session
-from rag_infer.text import SLOT_BUCKET, bucket, larger_capacity, pad
+from rag_infer.text import SLOT_BUCKET, bucket, larger_capacity
 
 Float = NDArray[np.float32]
 
@@ -30,7 +32,8 @@ class Seq2SeqState:
 
     Attributes:
         cache: keys and values, in memory or on the device.
-        cross_bias: float32 ``[rows, tokens]``, 0 where a context has a token, minus infinity elsewhere.
+        cross_bias: float32 ``[rows, places]``, 0 where a context has a token or an image's feature, minus infinity
+            elsewhere.
         question_of_row: int64 ``[rows]``, ascending.
         visible: bool ``[questions, beams, slots]``, the slots each beam sees.
         positions: int64 ``[questions, slots]``, the position of the token in each slot.
@@ -120,6 +123,7 @@ class Seq2SeqDecoder:
         contexts: Sequence[Sequence[int]],
         counts: Sequence[int],
         *,
+        seen: Seen | None = None,
         reserve: int = 0,
         cancellation: Cancellation | None = None,
     ) -> Seq2SeqState:
@@ -128,19 +132,18 @@ class Seq2SeqDecoder:
         Args:
             contexts: token ids of each, question by question.
             counts: how many each question has.
+            seen: what they see; for a generator that sees, and only for one.
             reserve: slots to leave for generated tokens on a device.
             cancellation: stops the run.
 
         Raises:
             GenerationError: a context is longer than the model's positions.
         """
-        longest, limit = max(map(len, contexts)), self._part.max_positions
-        if limit is not None and longest > limit:
-            raise GenerationError(f"a context of {longest} tokens is above the model's {limit} positions")
         question_of_row = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        inputs = context_inputs(contexts, self._part, seen)
         read = self._read if self._device is None else self._read_on_device
-        cache, bias = read(contexts, len(counts), reserve, cancellation)
-        return Seq2SeqState.begin(cache, bias, question_of_row)
+        cache = read(inputs, len(counts), reserve, cancellation)
+        return Seq2SeqState.begin(cache, inputs.bias, question_of_row)
 
     def start(self, state: Seq2SeqState, *, cancellation: Cancellation | None = None) -> Any:
         """Logits of the first token, after the start token, as `step` gives them; ``state`` is changed."""
@@ -218,14 +221,6 @@ class Seq2SeqDecoder:
                 f"an answer of {length} tokens is above the model's {limit} positions: ask for fewer tokens"
             )
 
-    def _inputs(self, contexts: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], Float]:
-        """Token ids, and the bias that says which count."""
-        ids, mask = pad(contexts, self._part.pad_token_id)
-        limit = self._part.max_positions
-        if limit is not None:  # a bucket may be wider than the table of positions
-            ids, mask = ids[:, :limit], mask[:, :limit]
-        return np.ascontiguousarray(ids), np.where(mask.astype(bool), np.float32(0), np.float32(-np.inf))
-
     def _cross_names(self) -> list[str]:
         return [f"cross_{what}_{i}" for i in range(self._part.num_layers) for what in ("keys", "values")]
 
@@ -237,46 +232,28 @@ class Seq2SeqDecoder:
         ]
 
     def _read(
-        self,
-        contexts: Sequence[Sequence[int]],
-        questions: int,
-        reserve: int,
-        cancellation: Cancellation | None,
-    ) -> tuple[HostCache, Float]:
-        """Keys and values of the contexts, and which of their tokens count."""
+        self, read: ContextInputs, questions: int, reserve: int, cancellation: Cancellation | None
+    ) -> HostCache:
+        """Keys and values of the contexts."""
         del reserve  # memory grows as it is used
-        names, (ids, bias) = self._cross_names(), self._inputs(contexts)
-        past = self._past(questions, len(contexts), 0)
-        same_bucket = len({bucket(len(c)) for c in contexts}) == 1
-        if same_bucket:
-            inputs: dict[str, NDArray[Any]] = {"input_ids": ids, "attention_bias": bias}
-            return HostCache(self._encoder.run(inputs, names, cancellation=cancellation), past), bias
+        names, past = self._cross_names(), self._past(questions, len(read.bias), 0)
+        if len(set(read.token_widths)) == 1:
+            return HostCache(self._encoder.run(read.inputs, names, cancellation=cancellation), past)
         # Row by row: a row of a passage's length keeps the processors busy, and none computes padding.
-        parts = []
-        for row, row_bias, context in zip(ids, bias, contexts, strict=True):
-            width = min(bucket(len(context)), ids.shape[1])
-            inputs = {"input_ids": row[None, :width], "attention_bias": row_bias[None, :width]}
-            parts.append(self._encoder.run(inputs, names, cancellation=cancellation))
-        cross = [
-            _stack(arrays, ids.shape[1], axis=3 - i % 2) for i, arrays in enumerate(zip(*parts, strict=True))
-        ]
-        return HostCache(cross, past), bias
+        parts = [self._encoder.run(row, names, cancellation=cancellation) for row in read.alone()]
+        width = read.bias.shape[1]
+        cross = [stack(arrays, width, axis=3 - i % 2) for i, arrays in enumerate(zip(*parts, strict=True))]
+        return HostCache(cross, past)
 
     def _read_on_device(
-        self,
-        contexts: Sequence[Sequence[int]],
-        questions: int,
-        reserve: int,
-        cancellation: Cancellation | None,
-    ) -> tuple[DeviceCache, Float]:
+        self, read: ContextInputs, questions: int, reserve: int, cancellation: Cancellation | None
+    ) -> DeviceCache:
         """As `_read`, all rows at once: what is read stays on the device."""
         assert self._device is not None
-        ids, bias = self._inputs(contexts)
-        inputs = {"input_ids": ids, "attention_bias": bias}
-        cross = self._encoder.run_on_device(inputs, kept=self._cross_names(), cancellation=cancellation)
-        past = self._past(questions, len(contexts), bucket(max(reserve, 1), SLOT_BUCKET))
+        cross = self._encoder.run_on_device(read.inputs, kept=self._cross_names(), cancellation=cancellation)
+        past = self._past(questions, len(read.bias), bucket(max(reserve, 1), SLOT_BUCKET))
         names = [f"past_{what}_{i}" for i in range(self._part.num_layers) for what in ("keys", "values")]
-        return DeviceCache(self._device, {**cross, **dict(zip(names, past, strict=True))}), bias
+        return DeviceCache(self._device, {**cross, **dict(zip(names, past, strict=True))})
 
     def _run(
         self,
@@ -299,15 +276,3 @@ class Seq2SeqDecoder:
         }
         # A family has absolute positions or relative ones, not both: the cache leaves out what the graph lacks.
         return state.cache.run(self._step, inputs, fetched=fetched, cancellation=cancellation)
-
-
-def _stack(parts: Sequence[Float], width: int, *, axis: int) -> Float:
-    """Arrays of one row each as one array, zeros behind those that are shorter along ``axis``."""
-    shape = list(parts[0].shape)
-    shape[0], shape[axis] = len(parts), width
-    stacked = np.zeros(shape, dtype=parts[0].dtype)
-    for i, part in enumerate(parts):
-        place = [slice(None)] * 4
-        place[0], place[axis] = slice(i, i + 1), slice(0, part.shape[axis])
-        stacked[tuple(place)] = part
-    return stacked

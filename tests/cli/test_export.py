@@ -43,7 +43,12 @@ def test_options(made: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path)
     words = ["--pooling", "cls", "--similarity", "cosine", "--score-scale", "12.5", "--n-docs", "3"]
     assert main(["export", str(tmp_path / "b"), "--question-encoder", str(made / "bert"), *words]) == 0
     manifest = json.loads((tmp_path / "b" / "bundle.json").read_text())
-    assert manifest["retrieval"] == {"similarity": "cosine", "score_scale": 12.5, "n_docs": 3}
+    assert manifest["retrieval"] == {
+        "similarity": "cosine",
+        "score_scale": 12.5,
+        "n_docs": 3,
+        "shared_space": False,
+    }
     assert manifest["question_encoder"]["pooling"] == "cls"
     assert manifest["passage_encoder"]["normalise"] is True
 

@@ -37,6 +37,9 @@ def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
         (("search", "none", "Who?", "extra", "--bundle", "none"), 2, "one question"),
         (("eval", "none.jsonl"), 1, "none.jsonl cannot be read"),
         (("eval", "none.jsonl", "--limit", "0"), 2, "--limit must be at least 1"),
+        (("search", "Who?", "--mode", "bm25"), 2, "mode must be one of dense, lexical, hybrid, got 'bm25'"),
+        (("ask", "Who?", "--alpha", "0.5"), 2, "--alpha goes with --mode hybrid, got --mode dense"),
+        (("ask", "Who?", "--mode", "hybrid", "--alpha", "2"), 2, "alpha must be from 0 to 1, got 2.0"),
         (("ask", "Who?", "--bundle", "none", "--kb", "none", "--where", "topic"), 2, "FIELD=VALUE"),
         ((), 2, "required"),
         (("fly",), 2, "invalid choice"),
@@ -113,6 +116,14 @@ def test_ask_search_and_eval(
     status, out, _ = run(*search, capsys=capsys)
     assert [p["metadata"]["topic"] for p in json.loads(out)["passages"]] == ["Geography"] * 3
 
+    for settings, best in ((("lexical",), "penicillin"), (("hybrid", "--alpha", "0.4"), "penicillin")):
+        search = ("search", "Who discovered penicillin?", "-k", "2", "--mode", *settings, *models, "--json")
+        status, out, _ = run(*search, capsys=capsys)
+        assert best in json.loads(out)["passages"][0]["text"].lower()
+    hybrid = ("--mode", "hybrid", "--fusion", "reciprocal_rank")
+    status, out, _ = run("ask", "Who discovered penicillin?", *hybrid, *models, "--json", capsys=capsys)
+    assert sum(p["prior"] for p in json.loads(out)["passages"]) == pytest.approx(1, abs=1e-5)
+
     questions = tmp_path / "questions.jsonl"
     questions.write_text(
         '{"text": "What is the highest mountain on Earth?", "answers": ["x"], "passage_id": "Mount Everest"}\n'
@@ -125,6 +136,9 @@ def test_ask_search_and_eval(
     assert set(result["latency_ms"]["total"]) == {"p50", "p90", "p99"}
     status, out, _ = run("eval", str(questions), *models, "--max-new-tokens", "2", capsys=capsys)
     assert "hit@10" in out
+    status, out, _ = run("eval", str(questions), *models, *hybrid, "--retrieval-only", capsys=capsys)
+    assert "hit@1        1.000" in out
+    assert "exact match" not in out
 
 
 @pytest.mark.real_model
