@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rag_infer.bundle import MANIFEST, PRECISIONS, Bundle, Manifest, record_files
+from rag_infer.bundle import MANIFEST, PRECISIONS, Bundle, Manifest, Part, record_files
 from rag_infer.compose import ANSWER_RESERVE
 from rag_infer.errors import ExportError
 from rag_infer.export.causal import LoadedGenerator
 from rag_infer.export.encoder_graph import write_encoder_graph
 from rag_infer.export.folder import new_folder
 from rag_infer.export.generator_writer import Loaded, check_room, load_any_generator, write_generator
-from rag_infer.export.half_writer import halve_encoder
-from rag_infer.export.parity import check_encoder
+from rag_infer.export.half_writer import halve_encoder, halve_image_encoder
+from rag_infer.export.image_encoder import load_image_encoder, write_image_graph
+from rag_infer.export.parity import check_encoder, check_image_encoder
 from rag_infer.export.quantise import quantise_graph
 from rag_infer.export.rag import load_rag
 from rag_infer.export.text_encoder import EncoderOptions, LoadedEncoder, load_encoder
-from rag_infer.parts import EncoderPart, GeneratorPart, PromptTemplate, RetrievalPart
+from rag_infer.parts import EncoderPart, GeneratorPart, ImageEncoderPart, PromptTemplate, RetrievalPart
 from rag_infer.version import __version__
 
 # Tokens a question must be able to have.
@@ -38,6 +40,8 @@ def export_bundle(
     rag: Source | None = None,
     question_encoder: Source | None = None,
     passage_encoder: Source | None = None,
+    text_encoder: Source | None = None,
+    image_encoder: Source | None = None,
     generator: Source | None = None,
     precision: str = "fp32",
     force: bool = False,
@@ -45,6 +49,7 @@ def export_bundle(
     similarity: str | None = None,
     score_scale: float | None = None,
     n_docs: int | None = None,
+    shared_space: bool | None = None,
     prompt: PromptTemplate | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Bundle:
@@ -60,8 +65,11 @@ def export_bundle(
         question_encoder: folder or hub name: sentence-transformers over BERT, BERT, or a DPR question encoder.
         passage_encoder: likewise, or a DPR context encoder; default: the question encoder, which then must not be
             DPR's. Equal to the question encoder it is stored once.
+        text_encoder: in place of ``question_encoder`` and ``passage_encoder``; also the text tower of CLIP or SigLIP.
+        image_encoder: folder or hub name of a CLIP, SigLIP, ViT or ResNet checkpoint.
         generator: folder, GGUF file or hub name of a Llama checkpoint, folder or hub name of a BART, mBART, T5, Pegasus
-            or Marian checkpoint; None leaves the bundle without.
+            or Marian checkpoint, or of one that sees: a VisionEncoderDecoder whose decoder is GPT-2, or a
+            `rag_infer.export.vision_text.VisionTextModel`; None leaves the bundle without.
         precision: "fp32", "fp16" (weights, activations and caches of half the size, for GPUs; the CPU runs it, but no
             faster) or "int8" (weights and activations quantised dynamically).
         force: whether a bundle that stands at ``out`` is replaced.
@@ -69,6 +77,8 @@ def export_bundle(
         similarity: "cosine" or "dot"; default: as the checkpoint says, else "dot".
         score_scale: factor on scores before the softmax; default 20 for cosine, 1 for dot.
         n_docs: passages retrieved by default; default: as ``rag`` says, else 5.
+        shared_space: whether texts and images have vectors in one space; default: where text encoder and image encoder
+            are one checkpoint.
         prompt: the generator's prompt; default `rag_infer.export.prompts.DEFAULT_PROMPT`.
         report: is given a line of text as each step begins.
 
@@ -78,10 +88,13 @@ def export_bundle(
         ValueError: a precision, score_scale or n_docs that cannot be, or nothing to export.
     """
     _check_arguments(precision, score_scale, n_docs)
-    if all(source is None for source in (rag, question_encoder, passage_encoder, generator)):
-        raise ValueError(
-            "nothing to export: give a RAG checkpoint, a question encoder, a passage encoder or a generator"
-        )
+    sources = (rag, question_encoder, passage_encoder, text_encoder, image_encoder, generator)
+    if all(source is None for source in sources):
+        raise ValueError("nothing to export: give a RAG checkpoint, an encoder or a generator")
+    if text_encoder is not None:
+        if any(source is not None for source in (rag, question_encoder, passage_encoder)):
+            raise ValueError("a text encoder reads questions and passages: give it or theirs, not both")
+        question_encoder = text_encoder
     if rag is not None and (question_encoder is not None or generator is not None):
         raise ValueError("a RAG checkpoint holds question encoder and generator: give it or them, not both")
     tell = report or _silent
@@ -96,6 +109,8 @@ def export_bundle(
             n_docs = loaded.n_docs if n_docs is None else n_docs
         else:
             retrieval = writer.encoders(question_encoder, passage_encoder, options)
+        if image_encoder is not None:
+            retrieval = writer.images(image_encoder, retrieval, pooling=pooling, similarity=similarity)
         if generator is not None:
             tell(f"loading the generator {Path(generator).name}")
             writer.generator(load_any_generator(generator), generator, prompt)
@@ -103,7 +118,12 @@ def export_bundle(
         if scale is None:
             scale = COSINE_SCORE_SCALE if retrieval == "cosine" else DOT_SCORE_SCALE
         count = DEFAULT_N_DOCS if n_docs is None else n_docs
-        writer.finish(RetrievalPart(similarity=retrieval, score_scale=scale, n_docs=count))
+        # The towers of one dual encoder were trained to be compared; others were not, of whatever width.
+        together = text_encoder is not None and _absolute(str(text_encoder)) == _absolute(str(image_encoder))
+        shared = writer.shared_space(together if shared_space is None else shared_space)
+        writer.finish(
+            RetrievalPart(similarity=retrieval, score_scale=scale, n_docs=count, shared_space=shared)
+        )
     return Bundle.load(out, check="size")
 
 
@@ -114,7 +134,7 @@ class _Writer:
         self._folder = folder
         self._precision = precision
         self._tell = tell
-        self._parts: dict[str, EncoderPart | GeneratorPart] = {}
+        self._parts: dict[str, Part] = {}
         self._parity: dict[str, Any] = {}
         self._generation: dict[str, Any] = {}
 
@@ -159,11 +179,51 @@ class _Writer:
         folder.mkdir()
         encoder.tokenizer.save(str(folder / "tokenizer.json"))
         graph = folder / part.graph
-        figures = self._encoder_graph(encoder, graph)
+        figures = self._graph(partial(write_encoder_graph, encoder), graph, partial(halve_encoder, encoder))
         self._tell(f"comparing the {role} encoder with PyTorch")
         report = check_encoder(encoder, graph, self._precision)
         self._parts[name] = part
         self._parity[name] = {"source": _absolute(source), **report, **figures}
+
+    def images(self, source: Source, retrieval: str, *, pooling: str | None, similarity: str | None) -> str:
+        """Export an image encoder; returns the similarity of the bundle."""
+        self._tell(f"loading the image encoder {Path(source).name}")
+        texts = self._parts.get("question_encoder") or self._parts.get("passage_encoder")
+        chosen = retrieval if texts is not None else similarity or "cosine"
+        # Where there is a text encoder, pooling is said of that.
+        encoder = load_image_encoder(
+            source, pooling=None if texts is not None else pooling, normalise=chosen == "cosine"
+        )
+        self._tell("writing the image encoder's graph")
+        part = encoder.part("image_encoder")
+        folder = self._folder / part.path
+        folder.mkdir()
+        graph = folder / part.graph
+        figures = self._graph(
+            partial(write_image_graph, encoder), graph, partial(halve_image_encoder, encoder)
+        )
+        self._tell("comparing the image encoder with PyTorch")
+        report = check_image_encoder(encoder, graph, self._precision)
+        self._parts[part.path] = part
+        self._parity[part.path] = {"source": _absolute(str(source)), **report, **figures}
+        return chosen
+
+    def shared_space(self, shared: bool) -> bool:
+        """Whether texts and images may be compared.
+
+        Raises:
+            ValueError: they are said to be, and there are not both, or their vectors differ in width.
+        """
+        if not shared:
+            return False
+        text, image = self._parts.get("passage_encoder"), self._parts.get("image_encoder")
+        if not isinstance(text, EncoderPart) or not isinstance(image, ImageEncoderPart):
+            raise ValueError("a shared space is for a text encoder and an image encoder: give both")
+        if text.dim != image.dim:
+            raise ValueError(
+                f"texts have vectors of {text.dim} dimensions and images of {image.dim}: that is no shared space"
+            )
+        return True
 
     def generator(self, loaded: Loaded, source: Source, prompt: PromptTemplate | None) -> None:
         """Export the generator."""
@@ -181,15 +241,17 @@ class _Writer:
         self._parts["generator"] = part
         self._parity["generator"] = {"source": _absolute(str(source)), **report}
 
-    def _encoder_graph(self, encoder: LoadedEncoder, graph: Path) -> dict[str, Any]:
-        """Write the graph; returns what the report says of its precision."""
+    def _graph(
+        self, write: Callable[[Path], None], graph: Path, halve: Callable[[Path, Path], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Write an encoder's graph; returns what the report says of its precision."""
         if self._precision == "fp32":
-            write_encoder_graph(encoder, graph)
+            write(graph)
             return {}
         with self._reference(graph) as reference:
-            write_encoder_graph(encoder, reference)
+            write(reference)
             if self._precision == "fp16":
-                return halve_encoder(encoder, reference, graph)
+                return halve(reference, graph)
             quantise_graph(reference, graph)
         return {}
 

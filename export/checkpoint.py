@@ -99,7 +99,12 @@ def read_config(checkpoint: Checkpoint) -> Any:
 
 
 def load_complete(
-    kind: Any, source: str | None, *, harmless: Sequence[Harmless] = (), **settings: Any
+    kind: Any,
+    source: str | None,
+    *,
+    harmless: Sequence[Harmless] = (),
+    unused: Sequence[Harmless] = (),
+    **settings: Any,
 ) -> tuple[Any, dict[str, str]]:
     """``kind.from_pretrained``, in float32, failing where a key is missing, left over or of another shape.
 
@@ -107,6 +112,7 @@ def load_complete(
         kind: the exact class; an auto class would hide a wrong one.
         source: a folder or hub name, or None where ``settings`` gives the weights.
         harmless: keys that may be left over.
+        unused: keys that may be missing.
         settings: for `from_pretrained`.
 
     Returns:
@@ -133,7 +139,7 @@ def load_complete(
         ) from error
     explained, unexplained = _explain(info.get("unexpected_keys") or (), harmless)
     problems: Mapping[str, Iterable[Any]] = {
-        "missing": info.get("missing_keys") or (),
+        "missing": _explain(info.get("missing_keys") or (), unused)[1],
         "left over": unexplained,
         "of another shape": [m if isinstance(m, str) else m[0] for m in info.get("mismatched_keys") or ()],
         "errors": info.get("error_msgs") or (),

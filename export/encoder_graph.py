@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from rag_infer.export.graph_file import split_weights, write_graph
 from rag_infer.export.text_encoder import LoadedEncoder
+from rag_infer.export.text_tower import write_tower_graph
 from rag_infer.export.tracing import quiet_exporter
 
 OPSET = 17
@@ -23,6 +24,9 @@ SMALLEST_COUNT = 1e-9  # as sentence-transformers' mean pooling
 
 def write_encoder_graph(encoder: LoadedEncoder, path: Path) -> None:
     """Write ``path`` and ``path.data``: int64 ``input_ids`` and ``attention_mask`` to float32 ``embedding``."""
+    if encoder.tower is not None:
+        write_tower_graph(encoder.tower, path)
+        return
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         body = Path(folder) / "body.onnx"
         _export_body(encoder, body)

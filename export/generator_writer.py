@@ -18,12 +18,12 @@ from rag_infer.export.graph_file import WeightFile
 from rag_infer.export.half_writer import halve_causal, halve_seq2seq
 from rag_infer.export.parity import check_generator
 from rag_infer.export.quantise import quantise_graph
+from rag_infer.export.seeing import SEEING, load_seeing
 from rag_infer.export.seq2seq import (
-    ENCODER,
     FAMILIES,
-    STEP,
     WEIGHTS,
     LoadedSeq2Seq,
+    graph_names,
     load_seq2seq,
     read_parts,
     write_seq2seq_graphs,
@@ -37,15 +37,19 @@ Tell = Callable[[str], None]
 
 
 def load_any_generator(source: str | Path) -> Loaded:
-    """Load a decoder-only or an encoder-decoder checkpoint, completely.
+    """Load a decoder-only or an encoder-decoder checkpoint, which may see, completely.
 
     Raises:
         ExportError: no such checkpoint, an architecture that is not supported, missing or left-over weights, no
             tokenizer.
     """
     checkpoint = find_checkpoint(source)
-    if checkpoint.gguf is None and read_config(checkpoint).model_type in FAMILIES:
-        return load_seq2seq(checkpoint)
+    if checkpoint.gguf is None:
+        model_type = read_config(checkpoint).model_type
+        if model_type in FAMILIES:
+            return load_seq2seq(checkpoint)
+        if model_type in SEEING:
+            return load_seeing(checkpoint)
     return load_generator(source)
 
 
@@ -103,16 +107,18 @@ def _write_seq2seq(
     parts = read_parts(loaded.model)
     figures: dict[str, Any] = {}
     if precision == "fp32":
-        write_seq2seq_graphs(parts, folder)
+        write_seq2seq_graphs(parts, folder, loaded.vision)
     else:
         with _reference(folder) as reference:
-            write_seq2seq_graphs(parts, reference)
+            write_seq2seq_graphs(parts, reference, loaded.vision)
             tell(f"converting the generator to {precision}")
             if precision == "fp16":
-                figures = halve_seq2seq(part, reference, folder, pre_norm=parts.encoder.pre_norm)
+                # A vision model is taken for one whose norms come first, as ViT's do.
+                pre_norm = parts.decoder.pre_norm or part.vision is not None
+                figures = halve_seq2seq(part, reference, folder, pre_norm=pre_norm)
             else:
                 file = WeightFile(folder / WEIGHTS)
-                for name in (ENCODER, STEP):
+                for name in graph_names(part):
                     quantise_graph(reference / name, folder / name, file=file)
             tell("comparing the generator's tokens with fp32")
             figures["agreement_with_fp32"] = compare_seq2seq_precisions(reference, folder, part)

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from rag_infer.errors import ExportError
 from rag_infer.export.causal import LoadedGenerator
-from rag_infer.export.scenario import DecoderScenario, decoder_scenario, encoder_inputs
+from rag_infer.export.image_encoder import LoadedImageEncoder
+from rag_infer.export.scenario import DecoderScenario, decoder_scenario, encoder_inputs, image_inputs
 from rag_infer.export.text_encoder import LoadedEncoder
 from rag_infer.parts import CausalGeneratorPart
 from rag_infer.session import Session
 from rag_infer.text import pad
-from rag_infer.verify import CHECK_FILE, differences, replay, run_encoder, within
+from rag_infer.verify import CHECK_FILE, differences, replay, run_encoder, run_image_encoder, within
 
 Float = NDArray[np.float32]
 
@@ -71,6 +72,9 @@ def encode_in_pytorch(encoder: LoadedEncoder, inputs: Mapping[str, NDArray[np.in
     """Vectors as the original library computes them: float32 ``[texts, dim]``."""
     ids, mask = torch.from_numpy(inputs["input_ids"]), torch.from_numpy(inputs["attention_mask"])
     with torch.no_grad():
+        if encoder.tower is not None:
+            whole: Float = encoder.tower(ids, mask).numpy()
+            return whole
         output = encoder.model(input_ids=ids, attention_mask=mask)
         if encoder.pooling == "pooler" or encoder.body is not encoder.model:
             vectors = output.pooler_output  # DPR calls its projected first token so
@@ -83,6 +87,31 @@ def encode_in_pytorch(encoder: LoadedEncoder, inputs: Mapping[str, NDArray[np.in
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
     result: Float = vectors.numpy()
     return result
+
+
+def check_image_encoder(encoder: LoadedImageEncoder, graph: Path, precision: str) -> dict[str, Any]:
+    """Compare an image encoder's graph with PyTorch and store its pairs beside it.
+
+    Raises:
+        ExportError: the difference is above the limit.
+    """
+    pixels, expected, found = compare_image_encoder(encoder, graph)
+    figures = demand(graph, differences(expected, found), precision)
+    store(graph, {"pixel_values": pixels, "embedding": to_store(expected, found, precision)})
+    return {
+        **encoder.origin,
+        "ignored_keys": encoder.ignored_keys,
+        "inputs": {"images": len(pixels)},
+        **report_figures(figures, precision),
+    }
+
+
+def compare_image_encoder(encoder: LoadedImageEncoder, graph: Path) -> tuple[Float, Float, Float]:
+    """(prepared images, PyTorch's vectors, the graph's vectors); the vectors float32 ``[images, dim]``."""
+    pixels = image_inputs(encoder.processing)
+    with torch.no_grad():
+        expected: Float = encoder.tower(torch.from_numpy(pixels)).numpy()
+    return pixels, expected, run_image_encoder(Session(graph), {"pixel_values": pixels})
 
 
 def check_generator(

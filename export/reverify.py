@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rag_infer.bundle import Bundle
+from rag_infer.bundle import Bundle, Part
 from rag_infer.errors import ExportError
 from rag_infer.export.causal import LoadedGenerator
 from rag_infer.export.checkpoint import find_checkpoint, read_config
 from rag_infer.export.generator_writer import Loaded, load_any_generator
-from rag_infer.export.parity import compare_encoder, compare_generator
+from rag_infer.export.image_encoder import POOLINGS, load_image_encoder
+from rag_infer.export.parity import compare_encoder, compare_generator, compare_image_encoder
 from rag_infer.export.rag import load_rag
 from rag_infer.export.seq2seq_parity import compare_seq2seq
+from rag_infer.export.text_encoder import POOLINGS as TEXT_POOLINGS
 from rag_infer.export.text_encoder import EncoderOptions, LoadedEncoder, load_encoder
-from rag_infer.parts import CausalGeneratorPart, EncoderPart, GeneratorPart, Seq2SeqGeneratorPart
+from rag_infer.parts import CausalGeneratorPart, EncoderPart, ImageEncoderPart, Seq2SeqGeneratorPart
 from rag_infer.verify import Check, check_files, check_part, differences, distinct_parts, within
 
 
@@ -24,6 +26,7 @@ def reverify_bundle(
     rag: str | Path | None = None,
     question_encoder: str | Path | None = None,
     passage_encoder: str | Path | None = None,
+    image_encoder: str | Path | None = None,
     generator: str | Path | None = None,
 ) -> list[Check]:
     """Compare a bundle's graphs with PyTorch, as its export did.
@@ -31,8 +34,8 @@ def reverify_bundle(
     Args:
         folder: the bundle.
         rag: the RAG checkpoint that question encoder and generator were made from.
-        question_encoder, passage_encoder, generator: the checkpoints; default: where the export found them. A part
-            whose checkpoint is no longer there is compared with the outputs stored then.
+        question_encoder, passage_encoder, image_encoder, generator: the checkpoints; default: where the export found
+            them. A part whose checkpoint is no longer there is compared with the outputs stored then.
 
     Raises:
         BundleError: a file of the bundle is missing or altered.
@@ -42,6 +45,7 @@ def reverify_bundle(
     named = {
         "question_encoder": question_encoder or rag,
         "passage_encoder": passage_encoder,
+        "image_encoder": image_encoder,
         "generator": generator or rag,
     }
     for name, source in named.items():
@@ -89,12 +93,14 @@ def _weights(source: str | Path) -> str | None:
     return checkpoint.weights_sha256()
 
 
-def _compare(
-    bundle: Bundle, name: str, part: EncoderPart | GeneratorPart, source: str | Path, report: dict[str, Any]
-) -> Check:
+def _compare(bundle: Bundle, name: str, part: Part, source: str | Path, report: dict[str, Any]) -> Check:
     if isinstance(part, EncoderPart):
         encoder = _load_encoder(bundle, name, part, source)
         _, expected, got = compare_encoder(encoder, bundle.file(part, part.graph))
+    elif isinstance(part, ImageEncoderPart):
+        pooling = part.pooling if part.pooling in POOLINGS else None
+        tower = load_image_encoder(source, pooling=pooling, normalise=part.normalise)
+        _, expected, got = compare_image_encoder(tower, bundle.file(part, part.graph))
     else:
         loaded = _load_generator(source)
         if isinstance(part, CausalGeneratorPart) and isinstance(loaded, LoadedGenerator):
@@ -118,7 +124,8 @@ def _is_rag(source: str | Path) -> bool:
 def _load_encoder(bundle: Bundle, name: str, part: EncoderPart, source: str | Path) -> LoadedEncoder:
     if _is_rag(source):
         return load_rag(source).question_encoder
-    options = EncoderOptions(pooling=part.pooling, similarity=bundle.manifest.retrieval.similarity)
+    pooling = part.pooling if part.pooling in TEXT_POOLINGS else None
+    options = EncoderOptions(pooling=pooling, similarity=bundle.manifest.retrieval.similarity)
     return load_encoder(source, name.removesuffix("_encoder"), options)
 
 

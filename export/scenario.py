@@ -8,7 +8,8 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from rag_infer.parts import CausalGeneratorPart
+from rag_infer.images.processing import prepare_all
+from rag_infer.parts import CausalGeneratorPart, ImageProcessing
 from rag_infer.text import pad
 from rag_infer.verify import DecoderCall
 
@@ -40,6 +41,18 @@ def encoder_inputs(tokenizer: tokenizers.Tokenizer, max_length: int) -> dict[str
         rows.append(ids if len(ids) <= max_length else [*ids[: max_length - 1], ids[-1]])
     ids, mask = pad(rows, pad_id=0)
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def image_inputs(processing: ImageProcessing) -> NDArray[np.float32]:
+    """Noisy waves of several shapes, as an encoder reads them: float32 ``[images, 3, height, width]``."""
+    draw = np.random.default_rng(0)
+    images = []
+    for height, width in ((60, 80), (90, 40), (64, 64)):
+        rows, columns = np.mgrid[0:height, 0:width]
+        waves = np.stack([np.sin(rows / 9), np.cos(columns / 7), np.sin((rows + columns) / 5)], axis=-1)
+        noise = draw.integers(-40, 40, waves.shape)
+        images.append(np.clip(waves * 90 + 128 + noise, 0, 255).astype(np.uint8))
+    return prepare_all(images, processing)
 
 
 @dataclass

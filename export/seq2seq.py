@@ -19,16 +19,19 @@ from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import Checkpoint, load_complete, read_config
 from rag_infer.export.device_graphs import APPEND, HEAD, KEEP
 from rag_infer.export.families.bart import read_bart
+from rag_infer.export.families.gpt2 import read_vision_encoder_decoder
 from rag_infer.export.families.marian import read_marian
 from rag_infer.export.families.mbart import read_mbart
 from rag_infer.export.families.pegasus import read_pegasus
 from rag_infer.export.families.t5 import read_t5
 from rag_infer.export.generation_settings import generation_settings
 from rag_infer.export.graph_file import WeightFile, write_graph
+from rag_infer.export.seeing_graph import LoadedVision, write_seeing_encoder, write_vision_graph
 from rag_infer.export.seq2seq_graph import DecoderGraph, EncoderGraph
 from rag_infer.export.seq2seq_parts import Seq2SeqParts
 from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
 from rag_infer.export.tracing import trace
+from rag_infer.export.vision_text import MODEL_TYPE
 from rag_infer.parts import ComposingRule, Seq2SeqGeneratorPart
 
 ENCODER, STEP, WEIGHTS = "encoder.onnx", "step.onnx", "generator.data"
@@ -40,6 +43,12 @@ FAMILIES: Mapping[str, tuple[str, Callable[[Any], Seq2SeqParts]]] = {
     "t5": ("T5ForConditionalGeneration", read_t5),
     "pegasus": ("PegasusForConditionalGeneration", read_pegasus),
     "marian": ("MarianMTModel", read_marian),
+}
+
+READERS: Mapping[str, Callable[[Any], Seq2SeqParts]] = {
+    **{model_type: read for model_type, (_, read) in FAMILIES.items()},
+    "vision-encoder-decoder": read_vision_encoder_decoder,
+    MODEL_TYPE: lambda model: read_bart(model.text),
 }
 
 # As `rag_infer.export.tracing.trace` takes them. "questions" are rows of the first layer's self-attention, "rows"
@@ -72,12 +81,13 @@ class LoadedSeq2Seq:
     """An encoder-decoder in PyTorch.
 
     Attributes:
-        model: of one of the `FAMILIES`.
+        model: of one of the `FAMILIES`, or one that sees.
         tokenizer: its tokenizer, without padding or truncation.
         composing: how its contexts are put together.
         settings: the bundle's generation settings.
         held: transformers' generation settings that name its special tokens, where they are not the model's own.
         origin: name and sha256 of the checkpoint.
+        vision: what it sees with, or None for a generator of text alone.
     """
 
     model: Any
@@ -86,6 +96,7 @@ class LoadedSeq2Seq:
     settings: dict[str, Any]
     held: Any = None
     origin: dict[str, Any] = field(default_factory=dict)
+    vision: LoadedVision | None = None
 
     def generation(self) -> dict[str, Any]:
         """The bundle's generation settings."""
@@ -118,6 +129,7 @@ class LoadedSeq2Seq:
             eos_token_ids=tuple(eos) if isinstance(eos, list | tuple) else (eos,),
             pad_token_id=pad,
             composing=self.composing,
+            vision=None if self.vision is None else self.vision.part,
         )
 
     def _token(self, name: str) -> Any:
@@ -166,20 +178,30 @@ def check_vocabulary(name: str, tokenizer: tokenizers.Tokenizer, model: Any) -> 
 
 
 def read_parts(model: Any) -> Seq2SeqParts:
-    """The parts of a model of one of the `FAMILIES`."""
-    return FAMILIES[model.config.model_type][1](model)
+    """The parts of a model of one of the `READERS`."""
+    return READERS[model.config.model_type](model)
 
 
-def write_seq2seq_graphs(parts: Seq2SeqParts, folder: Path) -> None:
-    """Write ``encoder.onnx``, ``step.onnx`` and the weights of both into a folder."""
+def graph_names(part: Seq2SeqGeneratorPart) -> tuple[str, ...]:
+    """The graphs that hold weights."""
+    vision = () if part.vision is None else (part.vision.graph,)
+    return (part.encoder_graph, part.step_graph, *vision)
+
+
+def write_seq2seq_graphs(parts: Seq2SeqParts, folder: Path, vision: LoadedVision | None = None) -> None:
+    """Write ``encoder.onnx``, ``step.onnx``, ``vision.onnx`` of a generator that sees, and the weights of all."""
     file = WeightFile(folder / WEIGHTS)
-    encoder, decoder = EncoderGraph(parts).eval(), DecoderGraph(parts).eval()
     layers = range(len(parts.decoder.layers))
     cross = [f"cross_{what}_{i}" for i in layers for what in ("keys", "values")]
-    rows, tokens = 4, 7
-    inputs = (torch.zeros(rows, tokens, dtype=torch.int64), torch.zeros(rows, tokens))
-    graph = trace(encoder, inputs, ["input_ids", "attention_bias"], cross, ENCODER_AXES)
-    write_graph(graph, _weights(encoder), folder / ENCODER, file=file)
+    if vision is None:
+        encoder, (rows, tokens) = EncoderGraph(parts).eval(), (4, 7)
+        inputs = (torch.zeros(rows, tokens, dtype=torch.int64), torch.zeros(rows, tokens))
+        graph = trace(encoder, inputs, ["input_ids", "attention_bias"], cross, ENCODER_AXES)
+        write_graph(graph, _weights(encoder), folder / ENCODER, file=file)
+    else:
+        write_vision_graph(vision, folder / vision.part.graph, file)
+        write_seeing_encoder(parts, vision, cross, folder / ENCODER, file)
+    decoder = DecoderGraph(parts).eval()
     fixed = list(STEP_AXES)[:6]
     cache = [
         f"{what}_{i}" for i in layers for what in ("past_keys", "past_values", "cross_keys", "cross_values")

@@ -34,6 +34,7 @@ class EncoderGraph(nn.Module):
 
     def __init__(self, parts: Seq2SeqParts) -> None:
         super().__init__()
+        assert parts.encoder is not None
         self.embed = Embedding(parts.encoder)
         self.layers = nn.ModuleList([EncoderLayer(p, parts.encoder) for p in parts.encoder.layers])
         self.norm = _norm(parts.encoder.final_norm)
@@ -51,7 +52,10 @@ class EncoderGraph(nn.Module):
             Per decoder layer keys ``[rows, heads, head_dim, tokens]`` and values ``[rows, heads, tokens, head_dim]``.
         """
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        hidden = self.embed(input_ids, positions)
+        return self.read(self.embed(input_ids, positions), positions, attention_bias)
+
+    def read(self, hidden: Tensor, positions: Tensor, attention_bias: Tensor) -> tuple[Tensor, ...]:
+        """The same from what was embedded, ``[rows, tokens, width]``."""
         bias = attention_bias[:, None, None] + self.relative(positions, positions)
         for layer in self.layers:
             hidden = layer(hidden, bias)
@@ -127,8 +131,15 @@ class Embedding(nn.Module):
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         """``[rows, tokens]`` to ``[rows, tokens, width]``."""
+        return self.placed(self.tokens(input_ids), positions)
+
+    def tokens(self, input_ids: Tensor) -> Tensor:
+        """The tokens alone."""
         hidden = self.weight[input_ids]
-        hidden = hidden if self.scale == 1.0 else hidden * self.scale
+        return hidden if self.scale == 1.0 else hidden * self.scale
+
+    def placed(self, hidden: Tensor, positions: Tensor) -> Tensor:
+        """With their positions."""
         hidden = hidden if self.positions is None else hidden + self.positions[positions]
         return hidden if self.norm is None else self.norm(hidden)
 

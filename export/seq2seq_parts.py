@@ -83,14 +83,14 @@ class Seq2SeqParts:
     """An encoder-decoder.
 
     Attributes:
-        encoder, decoder: the stacks.
+        encoder, decoder: the stacks; no encoder where contexts are features of images alone.
         head: float32 ``[vocab, width]``; the decoder's embedding itself where they are tied.
         head_scale: factor on what goes into the head.
         head_bias: float32 ``[vocab]``, or None.
         max_positions: longest sequence on either side, or None where positions are relative.
     """
 
-    encoder: StackParts
+    encoder: StackParts | None
     decoder: StackParts
     head: Tensor
     head_scale: float = 1.0

@@ -25,6 +25,8 @@ from rag_infer.export.checkpoint import (
     read_config,
 )
 from rag_infer.export.sentence_transformers import is_sentence_transformers, read_layout
+from rag_infer.export.text_tower import KINDS as TOWERS
+from rag_infer.export.text_tower import TextTower, load_tower
 from rag_infer.export.tokenizer_file import load_tokenizer, unpadded
 from rag_infer.parts import EncoderPart
 
@@ -65,11 +67,13 @@ class LoadedEncoder:
         tokenizer: without padding or truncation.
         ignored_keys: keys left over in the checkpoint, and why each is harmless.
         origin: name and sha256 of the checkpoint.
+        tower: the whole way from ids to vectors, where it is no BERT but the text tower of CLIP or SigLIP.
     """
 
     model: Any
     body: Any
     projection: Any = None
+    tower: TextTower | None = None
     pooling: str
     normalise: bool
     max_length: int
@@ -82,6 +86,8 @@ class LoadedEncoder:
     @property
     def dim(self) -> int:
         """Width of the vectors."""
+        if self.tower is not None:
+            return self.tower.dim
         return int(self.projection.out_features if self.projection else self.body.config.hidden_size)
 
     def part(self, path: str) -> EncoderPart:
@@ -119,6 +125,9 @@ def load_encoder(source: str | Path, role: str, options: EncoderOptions) -> Load
         )
     if checkpoint.folder is not None and is_sentence_transformers(checkpoint.folder):
         return _load_sentence_transformers(checkpoint.folder, role, options)
+    model_type = read_config(checkpoint).model_type
+    if model_type in TOWERS:
+        return _load_tower(checkpoint, model_type, options)
     architecture = _architecture(checkpoint)
     if architecture in DPR_BODIES:
         if architecture != DPR_ROLES[role]:
@@ -152,6 +161,28 @@ def _load_sentence_transformers(folder: Path, role: str, options: EncoderOptions
         prefix=layout.prefix(role) if options.prefix is None else options.prefix,
         similarity=similarity,
         tokenizer=tokenizer,
+        ignored_keys=ignored,
+        origin=checkpoint.describe(),
+    )
+
+
+def _load_tower(checkpoint: Checkpoint, model_type: str, options: EncoderOptions) -> LoadedEncoder:
+    """The text tower of a dual encoder, whose images and texts are compared by cosine."""
+    if options.pooling is not None:
+        raise ExportError(f"{checkpoint.name} is of type {model_type}: it has a pooling of its own")
+    similarity = options.similarity or "cosine"
+    tokenizer = load_tokenizer(checkpoint)
+    tower, ignored = load_tower(checkpoint, model_type, tokenizer, normalise=similarity == "cosine")
+    return LoadedEncoder(
+        model=tower.model,
+        body=tower.model,
+        tower=tower,
+        pooling=tower.pooling,
+        normalise=similarity == "cosine",
+        max_length=tower.max_length,
+        prefix=options.prefix or "",
+        similarity=similarity,
+        tokenizer=unpadded(tokenizer.backend_tokenizer),
         ignored_keys=ignored,
         origin=checkpoint.describe(),
     )

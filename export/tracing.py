@@ -20,6 +20,8 @@ def trace(
     input_names: Sequence[str],
     output_names: Sequence[str],
     axes: Mapping[str, Mapping[int, str]],
+    *,
+    values: bool = False,
 ) -> onnx.ModelProto:
     """A module's graph, its weights names without a value (so that they are written once, straight to their file).
 
@@ -29,6 +31,8 @@ def trace(
         input_names, output_names: in order.
         axes: by input or output the dimensions that are not the same in every run, and their names. A name that ends
             in "{layer}" stands for one of each layer.
+        values: keep the weights in the graph, for modules that use them otherwise than they hold them: a plain linear
+            layer's matrix is transposed once, here, and has no name of its own.
     """
 
     def dynamic(name: str) -> dict[int, str]:
@@ -45,7 +49,7 @@ def trace(
             output_names=list(output_names),
             dynamic_axes={name: dynamic(name) for name in (*input_names, *output_names)},
             opset_version=OPSET,
-            export_params=False,
+            export_params=values,
             dynamo=False,
         )
     graph = onnx.load_from_string(buffer.getvalue())

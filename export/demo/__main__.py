@@ -17,7 +17,7 @@ from rag_infer.cli.defaults import cache_folder
 from rag_infer.cli.show import show_answer
 from rag_infer.errors import RagInferError
 from rag_infer.export.demo.sources import ARTICLES, MINILM, PACKAGES, SMOLLM2, fetch, write_corpus
-from rag_infer.export.demo.stage import fingerprint, run_stage
+from rag_infer.export.demo.stage import fingerprint, run_stage, told
 
 QUESTIONS = (
     "Who designed and built the Eiffel Tower?",
@@ -95,20 +95,16 @@ def main() -> int:
     parser.add_argument("--until", choices=STAGES, help="stop after this stage, ask nothing")
     arguments = parser.parse_args()
     folder = cache_folder() / "demo"
-    try:
+
+    def work() -> None:
         prepare(folder, until=arguments.until or "kb")
         if arguments.until is None:
             answer(folder)
             command = Path(sys.executable).with_name("rag-infer")
             shown = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
             print(f"try next:\n  {shown} ask {shlex.quote(NEXT_QUESTION)} --explain")
-    except (RagInferError, OSError) as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: interrupted; finished stages are kept", file=sys.stderr)
-        return 130
-    return 0
+
+    return told("demo", work)
 
 
 def _export(sources: Path, bundle: Path) -> None:

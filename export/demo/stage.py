@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from rag_infer.errors import RagInferError
 
 STAMPS = "stamps.json"
 
@@ -58,6 +61,19 @@ def run_stage(
     _write(folder, {**_read(folder), name: inputs})
     print(f"[{name}] done in {time.perf_counter() - started:.1f} s: {result}", flush=True)
     return True
+
+
+def told(name: str, work: Callable[[], None]) -> int:
+    """Do a demonstration's work; returns the exit status, with the error in one line where there is one."""
+    try:
+        work()
+    except (RagInferError, OSError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; finished stages are kept", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _read(folder: Path) -> dict[str, str]:
