@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,12 @@ def comparison(row: Mapping[str, Any]) -> list[str]:
 
 def figures(row: Mapping[str, Any]) -> list[str]:
     """A table of names and numbers."""
-    return ["| figure | value |", "|---|---|", *(f"| {k} | {v:,.2f} |" for k, v in row.items())]
+    return ["| figure | value |", "|---|---|", *(f"| {k} | {shown(v)} |" for k, v in row.items())]
+
+
+def shown(value: float | Sequence[float]) -> str:
+    """A number, or several in order."""
+    return ", ".join(f"{v:,.0f}" for v in value) if isinstance(value, Sequence) else f"{value:,.2f}"
 
 
 def updated(text: str, results: str) -> str:

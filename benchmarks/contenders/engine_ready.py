@@ -22,8 +22,9 @@ QUESTIONS = (
     "What does a volcano throw out, and where does all of that come from when it does?",
     "In which year did the Second World War end?",
 )
-# Answers before memory is said to be settled: every length of passage has been met.
-SETTLED = 100
+N_DOCS = (1, 3, 1, 2, 1, 5, 1)
+# Memory is looked at between requests, after each hundred; after the first, every length of passage has been met.
+EVERY = 100
 
 
 def main() -> None:
@@ -37,14 +38,16 @@ def main() -> None:
         passage_cache_mb=given["passage_cache_mb"],
     )
     ready = time.perf_counter()
-    report = {"import_s": imported - START, "ready_s": ready - START, "ready_mb": anonymous_megabytes()}
+    ready_mb = anonymous_megabytes()
+    between: list[float] = []
     for i in range(given["requests"]):
         settings = ({}, {"num_beams": 3}, {"do_sample": True, "seed": i})[i % 3]
-        engine.generate(f"{QUESTIONS[i % len(QUESTIONS)]} {i // 7}", max_new_tokens=4 + i % 9, **settings)
-        if i + 1 == SETTLED:
-            report["settled_mb"] = anonymous_megabytes()
-    report["end_mb"] = anonymous_megabytes()
-    print(json.dumps(report))
+        question = f"{QUESTIONS[i % len(QUESTIONS)]} {i // 7}"
+        engine.generate(question, n_docs=N_DOCS[i % len(N_DOCS)], max_new_tokens=4 + i % 9, **settings)
+        if (i + 1) % EVERY == 0:
+            between.append(anonymous_megabytes())
+    report = {"import_s": imported - START, "ready_s": ready - START, "ready_mb": ready_mb}
+    print(json.dumps({**report, "between_mb": between, "end_mb": anonymous_megabytes()}))
 
 
 if __name__ == "__main__":

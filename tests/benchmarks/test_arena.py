@@ -121,6 +121,13 @@ def test_every_entry_is_a_script() -> None:
     assert set(suite.DEFAULT) <= set(suite.SUITE)
 
 
+def test_figures_of_a_row_in_a_table() -> None:
+    assert table.figures({"end_mb": 1049.27, "between_mb": [950.6, 1049.2]})[2:] == [
+        "| end_mb | 1,049.27 |",
+        "| between_mb | 951, 1,049 |",
+    ]
+
+
 def test_the_page_shows_what_is_recorded() -> None:
     page = table.README.read_text(encoding="utf-8")
     assert table.updated(page, table.render(suite.RESULTS)) == page, "run python -m benchmarks.table"
