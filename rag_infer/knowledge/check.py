@@ -16,7 +16,7 @@ from rag_infer.knowledge.checksums import vector_digest
 from rag_infer.knowledge.fields import entries as field_entries
 from rag_infer.knowledge.hnsw import check_snapshot
 from rag_infer.knowledge.moments import read_moments
-from rag_infer.knowledge.queries import Entry, dead_rows, entries_from
+from rag_infer.knowledge.queries import Entry, dead_rows, entries_from, read_blocks
 from rag_infer.knowledge.scan import check_scan
 from rag_infer.knowledge.schema import State, read_state
 from rag_infer.knowledge.vectors import Block, Vectors
@@ -136,12 +136,6 @@ def _stopped(stop: threading.Event | None) -> bool:
     if stop is not None and stop.is_set():
         raise KnowledgeBaseError("the check was stopped")
     return False
-
-
-def read_blocks(connection: sqlite3.Connection) -> list[Block]:
-    """The checksums of the vectors, by first row."""
-    found = connection.execute("SELECT first_row, rows, checksum FROM blocks ORDER BY first_row")
-    return [Block(*values) for values in found]
 
 
 def record_problems(

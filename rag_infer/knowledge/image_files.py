@@ -119,7 +119,8 @@ class ImageFiles:
             noted.unlink(missing_ok=True)
 
     def _images(self, connection: sqlite3.Connection) -> Iterator[tuple[str, Image]]:
-        for id_, name in connection.execute("SELECT id, image FROM passages WHERE image != ''"):
+        query = "SELECT id, image FROM passages WHERE image != '' AND typeof(image) = 'text'"
+        for id_, name in connection.execute(query):  # a passage with another is not as it was written
             image = named_image(name)
             assert image is not None
             yield id_, image

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.errors import CorruptIndexError, KnowledgeBaseError, RagInferWarning
-from rag_infer.knowledge.check import all_entries, check, compare_words, read_blocks, record_problems
+from rag_infer.knowledge.check import all_entries, check, compare_words, record_problems
 from rag_infer.knowledge.checksums import vector_digest
 from rag_infer.knowledge.encoders import Encoders
 from rag_infer.knowledge.fields import insert_fields
 from rag_infer.knowledge.head import write_head
 from rag_infer.knowledge.moments import read_moments, write_moments
-from rag_infer.knowledge.queries import Entry, entries_by_row, insert_entries
+from rag_infer.knowledge.queries import Entry, entries_by_row, insert_entries, read_blocks
 from rag_infer.knowledge.schema import read_state, write_state
 from rag_infer.knowledge.transaction import insert_blocks
 from rag_infer.knowledge.vectors import Block, Vectors
@@ -40,7 +40,7 @@ def repair(writer: Writer, encoders: Encoders) -> int:
         _derive_again(writer)
         with writer.record.reading() as connection:
             state = read_state(connection)
-            encoded = {first for (first,) in connection.execute("SELECT first_row FROM blocks WHERE encoded")}
+            encoded = {block.first_row for block in read_blocks(connection, "encoded")}
             damaged = writer.segments.damaged(state.generation, read_blocks(connection))
         for block in damaged:
             if block.first_row in encoded:
@@ -180,8 +180,8 @@ def _rewrite(writer: Writer, block: Block, vectors: NDArray[np.float32], entries
 
 def _rows_given(connection: sqlite3.Connection, rows: int) -> NDArray[np.bool_]:
     given = np.zeros(rows, dtype=np.bool_)
-    for first, count in connection.execute("SELECT first_row, rows FROM blocks WHERE NOT encoded"):
-        given[first : first + count] = True
+    for block in read_blocks(connection, "NOT encoded"):
+        given[block.first_row : block.first_row + block.rows] = True
     return given
 
 

@@ -14,6 +14,7 @@ from rag_infer.errors import CorruptIndexError
 from rag_infer.knowledge.checksums import dead_checksum, digest_of
 from rag_infer.knowledge.image_files import image_name, named_image
 from rag_infer.knowledge.passage import Passage, metadata_digest, metadata_json, text_digest
+from rag_infer.knowledge.vectors import Block
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ class Entry(NamedTuple):
     @property
     def checksum(self) -> bytes:
         """Of all columns; as before there were images where there is none."""
-        return digest_of(self if self.image else self[:-1])
+        return digest_of(self[:-1] if self.image == "" else self)
 
     @property
     def sealed(self) -> tuple[object, ...]:
@@ -174,6 +175,22 @@ def dead_rows(connection: sqlite3.Connection, *, since: int = -1) -> NDArray[np.
             raise CorruptIndexError(f"the record's entry about the dead row {row} is not as it was written")
         rows.append(row)
     return np.array(rows, dtype=np.int64)
+
+
+def read_blocks(connection: sqlite3.Connection, where: str = "true") -> list[Block]:
+    """The checksums of the vectors, by first row.
+
+    Raises:
+        CorruptIndexError: one is none.
+    """
+    query = f"SELECT first_row, rows, checksum FROM blocks WHERE {where} ORDER BY first_row"
+    blocks = [Block(*values) for values in connection.execute(query)]
+    for block in blocks:
+        if not (isinstance(block.rows, int) and block.rows > 0 and isinstance(block.checksum, bytes)):
+            raise CorruptIndexError(
+                f"the record's checksum of the vectors from row {block.first_row} on is not as it was written"
+            )
+    return blocks
 
 
 def _entries(connection: sqlite3.Connection, where: str, values: Sequence[object]) -> Iterator[Entry]:

@@ -62,14 +62,14 @@ def upgrade(folder: Path, lock: WriterLock) -> None:
             try:
                 old = {name: json.loads(value) for name, value in written.items()}
                 settings = Settings(**{**old, "format_version": FORMAT_VERSION})
-            except (ValueError, TypeError) as error:
+                if version == 1:
+                    _add_digests(connection, settings, folder)
+                else:
+                    _run(connection, IMAGES)
+            except (ValueError, TypeError, ArithmeticError) as error:
                 raise CorruptIndexError(
-                    f"{record.path}: the settings of format {version} are damaged: {error}"
+                    f"{record.path}: the record of format {version} is damaged: {error}"
                 ) from error
-            if version == 1:
-                _add_digests(connection, settings, folder)
-            else:
-                _run(connection, IMAGES)
             write_settings(connection, settings)
     finally:
         record.close()
@@ -87,7 +87,10 @@ def _run(connection: sqlite3.Connection, statements: str) -> None:
 
 def _add_digests(connection: sqlite3.Connection, settings: Settings, folder: Path) -> None:
     names = "revision, passages, rows, generation, snapshot, snapshot_sha256"
-    state = State(*connection.execute(f"SELECT {names} FROM state").fetchone())
+    found = connection.execute(f"SELECT {names} FROM state").fetchone() or ()
+    if [type(value) for value in found] != [int, int, int, int, str, str]:  # format 1 has no checksum of it
+        raise CorruptIndexError(f"the record's state is not as it was written: {found}")
+    state = State(*found)
     dead = connection.execute("SELECT row, revision FROM dead").fetchall()
     segments = Segments(folder / VECTORS, dim=settings.dim, rows_per_segment=settings.rows_per_segment)
     vectors = segments.map(state.generation, state.rows)

@@ -1,7 +1,8 @@
 """Flips bytes of a knowledge base's files, and looks at what a reader then gets.
 
 Either what was written, or a typed error: never a crash, never another passage. ``python -m
-tests.knowledge.byte_flips --every`` flips every byte, one bit of it, and takes long; ``--flips 2000`` random ones.
+tests.knowledge.byte_flips --every`` flips every byte, one bit of it, and takes long; ``--flips 2000`` random ones;
+``--images`` of a knowledge base with images.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from typing import Any
 import numpy as np
 
 from rag_infer.errors import RagInferError
+from rag_infer.images import Image
 from rag_infer.knowledge import KnowledgeBase, Passage
+from rag_infer.knowledge.image_files import IMAGES
+from rag_infer.query import Query
 from tests.knowledge.encoders import HashingEncoder
+from tests.knowledge.seeing import SeeingEncoder, picture, picture_file
 
 Flip = tuple[Path, int, int]
 QUESTIONS = ["word3 text", "word17", "text"]
@@ -38,9 +43,10 @@ def main() -> int:
     parser.add_argument("--flips", type=int, default=2000)
     parser.add_argument("--every", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        kb = build(Path(folder) / "kb")
+        kb = (build_with_images if arguments.images else build)(Path(folder) / "kb")
         chance = random.Random(arguments.seed)
         flips = list(every_byte(kb, chance))
         if not arguments.every:
@@ -60,12 +66,42 @@ def build(path: Path) -> Path:
         )
         kb.build_index("hnsw")
         kb.delete(["p5", "p6"])
-    if os.fork() == 0:  # whoever ends without closing leaves the log behind
-        kb = KnowledgeBase.open(path, encoder=HashingEncoder(), threads=1)
-        kb.upsert([Passage("p7", "word7 changed", metadata={"odd": 1}), Passage("new", "word99 text")])
+    changed = Passage("p7", "word7 changed", metadata={"odd": 1})
+    _upsert_and_end(path, [changed, Passage("new", "word99 text")])
+    return path
+
+
+def build_with_images(path: Path) -> Path:
+    """The same with images: alone, beside texts and referenced, and with what is known of all their vectors."""
+    elsewhere = picture_file(path.parent, "grey")
+    with KnowledgeBase.create(path, encoder=SeeingEncoder(), rows_per_segment=16, threads=1) as kb:
+        metadata = [{"odd": i % 2, "name": f"n{i}"} for i in range(40)]
+        kb.upsert([Passage(f"p{i}", f"word{i} text", metadata=metadata[i]) for i in range(20)])
+        kb.upsert(
+            [Passage(f"p{i}", "", image=picture("red", i), metadata=metadata[i]) for i in range(20, 30)]
+        )
+        kb.upsert(
+            [Passage(f"p{i}", f"word{i}", image=picture("blue"), metadata=metadata[i]) for i in range(30, 39)]
+        )
+        kb.upsert([Passage("p39", "word39", image=Image.reference(elsewhere))])
+        kb.delete(["p5", "p21"])
+        kb.search("text", center=True)  # counts the moments
+    _upsert_and_end(path, [Passage("p7", "", image=picture("green")), Passage("new", "word99 text")])
+    return path
+
+
+def _upsert_and_end(path: Path, passages: Sequence[Passage]) -> None:
+    """In a process that ends without closing, which leaves the log behind."""
+    if os.fork() == 0:
+        kb = KnowledgeBase.open(path, encoder=encoder_of(path), threads=1)
+        kb.upsert(passages)
         os._exit(0)
     os.wait()
-    return path
+
+
+def encoder_of(kb: Path) -> HashingEncoder:
+    """The encoder with which it was built."""
+    return SeeingEncoder() if (kb / IMAGES).is_dir() else HashingEncoder()
 
 
 def every_byte(kb: Path, chance: random.Random) -> Iterator[Flip]:
@@ -75,20 +111,24 @@ def every_byte(kb: Path, chance: random.Random) -> Iterator[Flip]:
             yield path.relative_to(kb), at, 1 << chance.randrange(8)
 
 
-def answers(path: Path) -> dict[str, Any]:
+def answers(path: Path, verify: str = "wait") -> dict[str, Any]:
     """All that a reader is told."""
-    with KnowledgeBase.open(path, encoder=HashingEncoder(), threads=1, verify="wait") as kb:
+    with KnowledgeBase.open(path, encoder=encoder_of(path), threads=1, verify=verify) as kb:
         everything = kb.get([*(f"p{i}" for i in range(40)), "new"])
-        vectors = HashingEncoder().encode(QUESTIONS)
-        found = [kb.search_vectors(vectors, k) for k in (5, 100)]
-        odd = kb.search_vectors(vectors, 100, where={"odd": 1})
-        ranged = kb.search_vectors(vectors, 100, where={"name": {"$gte": "n2", "$lt": "n3"}})
-        return {
-            "passages": everything,
-            "found": [*found, odd, ranged],
-            "count": len(kb),
-            "revision": kb.revision,
+        found = {
+            "nearest": [kb.search(QUESTIONS, k) for k in (5, 100)],
+            "odd": kb.search(QUESTIONS, 100, where={"odd": 1}),
+            "ranged": kb.search(QUESTIONS, 100, where={"name": {"$gte": "n2", "$lt": "n3"}}),
+            "by words": kb.search(QUESTIONS, 100, mode="lexical"),
         }
+        if (path / IMAGES).is_dir():
+            questions = [Query(image=picture("red")), Query("word3", picture("blue"))]
+            found["images"] = kb.search(questions, 100)
+            found["centred"] = kb.search(questions, 100, center=True)
+            found["files"] = [
+                p.image.read_bytes() for p in everything if p is not None and p.image is not None
+            ]
+        return {"passages": everything, **found, "count": len(kb), "revision": kb.revision}
 
 
 def try_flips(kb: Path, flips: Sequence[Flip], folder: Path) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from rag_infer.errors import CorruptIndexError, KnowledgeBaseError
+from rag_infer.errors import CorruptIndexError, KnowledgeBaseError, RagInferError
 from rag_infer.knowledge import KnowledgeBase, Passage, Upserted
 from tests.knowledge.encoders import HashingEncoder
+from tests.knowledge.other_types import allow_null, changed, changes
 
 FORMAT_1 = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -99,6 +101,25 @@ def test_a_failed_upgrade_changes_nothing(old: Path) -> None:
     vectors.write_bytes(whole)
     with KnowledgeBase.open(old, encoder=HashingEncoder()) as kb:
         assert len(kb) == 3
+
+
+@pytest.mark.filterwarnings("ignore:corrupt index:rag_infer.RagInferWarning")
+def test_a_damaged_older_record_is_a_typed_error_or_upgraded(old: Path, tmp_path: Path) -> None:
+    allow_null(old)
+    outcomes = {"opened": 0, "error": 0}
+    copy = tmp_path / "copy"
+    for change in changes(old):
+        shutil.copytree(old, copy)
+        if changed(copy, change):
+            try:
+                with KnowledgeBase.open(copy, encoder=HashingEncoder(), verify="wait") as kb:
+                    kb.search("green sea", k=5)
+                outcomes["opened"] += 1
+            except RagInferError:
+                outcomes["error"] += 1
+        shutil.rmtree(copy)
+    assert outcomes["error"] > 50, outcomes
+    assert outcomes["opened"] > 10, outcomes
 
 
 def test_an_older_folder_that_is_being_written_says_who_writes(old: Path) -> None:
