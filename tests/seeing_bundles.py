@@ -22,8 +22,8 @@ def write_dual_encoder(folder: Path) -> None:
 
 
 def write_bundle(folder: Path, kind: str) -> Path:
-    """A bundle of CLIP and a generator: BART that sees (both images, or the question's), a captioner, or BART that does
-    not see.
+    """A bundle of CLIP and a generator: BART that sees (both images, or the question's), a captioner (of passages, or
+    of the question's image), or BART that does not see.
     """
     write_dual_encoder(folder / "clip")
     if kind == "text and images":
@@ -32,6 +32,8 @@ def write_bundle(folder: Path, kind: str) -> Path:
         write_vision_text(folder / "generator", images=("question",))
     elif kind == "captions":
         write_captioner(folder / "generator", images=("passage",))
+    elif kind == "captions of questions":
+        write_captioner(folder / "generator", images=("question",))
     else:
         model = make_model("bart")
         model.save_pretrained(folder / "generator")

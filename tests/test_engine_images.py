@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rag_infer import RagEngine
-from rag_infer.errors import ImageError, KnowledgeBaseError
+from rag_infer.errors import GenerationError, ImageError, KnowledgeBaseError
 from rag_infer.images import read_image
 from rag_infer.images.processing import prepare
 from rag_infer.knowledge import KnowledgeBase
@@ -100,6 +100,20 @@ def test_a_captioner_describes_what_is_like_the_question(engine: RagEngine) -> N
         assert len(answer.passages) == 3
     nearest = [p for question in ("a b", "h i", "e f") for p in engine.search(question, k=3)]
     assert any(p.image is None for p in nearest), "else nothing had to be left out"
+
+
+def test_a_captioner_of_questions_needs_their_images(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path, "captions of questions")
+    with KnowledgeBase.create(tmp_path / "kb", bundle=bundle, threads=1) as kb:
+        kb.upsert(passages())
+    with RagEngine.from_pretrained(bundle, knowledge_base=tmp_path / "kb", threads=1) as engine:
+        red, blue = engine.generate([Query(image=picture(c)) for c in ("red", "blue")], max_new_tokens=4)
+        assert red.tokens
+        assert red.score != blue.score
+        # Whatever passages are retrieved, it describes the same image: each has the same say as before.
+        np.testing.assert_allclose(red.tokens[-1].posterior, [p.prior for p in red.passages], atol=1e-5)
+        with pytest.raises(GenerationError, match="describes the question's image, and a question has none"):
+            engine.generate([Query(image=picture("red")), "a b"])
 
 
 @pytest.mark.parametrize("engine", ["text"], indirect=True)
