@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,12 +16,16 @@ from typing import Any
 
 import pytest
 
-from rag_infer.cli.main import VERBS
+from rag_infer.cli.main import VERBS, build_parser
 from tests.knowledge.seeing import COLOURS, picture
 from tests.seeing_bundles import write_dual_encoder
 from tests.seeing_checkpoints import write_vision_text
 from tests.seq2seq_checkpoints import write_passage_encoder, write_rag
 
+INDEX_VERBS = [
+    *("index build", "index add", "index delete", "index info", "index check", "index compact"),
+    *("index backup", "index export", "index import-vectors"),
+]
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
@@ -102,13 +107,17 @@ def test_python_blocks(folder: Path) -> None:
 
 
 def test_every_verb_is_in_the_readme() -> None:
-    for verb in VERBS:
+    for verb in (*VERBS, *INDEX_VERBS):
         assert f"rag-infer {verb}" in README
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_and_an_example(verb: str) -> None:
-    command = [sys.executable, "-m", "rag_infer.cli.main", verb, "--help"]
+@pytest.mark.parametrize("verb", [*VERBS, *INDEX_VERBS])
+def test_every_verb_has_help_and_examples_that_can_be_read(verb: str) -> None:
+    command = [sys.executable, "-m", "rag_infer.cli.main", *verb.split(), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"example:\n  rag-infer {verb}" in done.stdout
+    _, _, examples = done.stdout.partition("\nexample:\n")
+    assert examples.startswith(f"  rag-infer {verb}"), done.stdout
     assert "--json" in done.stdout
+    for example in examples.strip().splitlines():
+        _, *words_of_it = shlex.split(example)
+        build_parser().parse_args(words_of_it)

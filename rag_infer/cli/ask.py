@@ -20,7 +20,9 @@ from rag_infer.cli.options import (
 )
 
 HELP = "answer a question from a knowledge base"
-EXAMPLE = 'rag-infer ask "Who discovered penicillin?" --bundle bundle/ --kb kb/ --explain'
+EXAMPLE = """rag-infer ask "Who discovered penicillin?" --bundle bundle/ --kb kb/ --explain
+  rag-infer ask "Who painted it?" --where topic=Arts --where '{"year": {"$gte": 1900}}'
+  rag-infer ask "what color is it?" --image photo.png --fusion weighted_average"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,9 @@ from rag_infer.cli.show import show_parity
 from rag_infer.errors import ExportError
 
 HELP = "export trained checkpoints to a bundle, and prove it equal to them"
-EXAMPLE = "rag-infer export bundle/ --question-encoder Q --passage-encoder P --generator G"
+EXAMPLE = """rag-infer export bundle/ --question-encoder Q --passage-encoder P --generator G
+  rag-infer export bundle/ --rag RAG --passage-encoder P --precision int8
+  rag-infer export bundle/ --text-encoder CLIP --image-encoder CLIP --generator G"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rag_infer.cli.defaults import default_bundle
 from rag_infer.cli.index_build import add_build_options, build_or_add
 from rag_infer.cli.index_files import configure_files
-from rag_infer.cli.options import place, show_place
+from rag_infer.cli.options import add_shared_options, place, show_place
 
 if TYPE_CHECKING:
     from rag_infer.knowledge import KnowledgeBase
@@ -25,7 +25,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verbs below ``index`` and their arguments."""
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     build = _verb(
-        verbs, "build", build_or_add, "make a knowledge base of corpus files, or finish one begun before"
+        verbs,
+        "build",
+        build_or_add,
+        "make a knowledge base of corpus files, or finish one begun before",
+        "build kb/ documents.jsonl --chunk-size 256 --bundle bundle/",
     )
     build.add_argument("--index", choices=("auto", "exact", "hnsw"), help="kind of index (default: auto)")
     build.add_argument(
@@ -40,16 +44,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="questions to measure recall with, .jsonl or .txt (default: stored vectors)",
     )
     add = _verb(
-        verbs, "add", build_or_add, "add passages; those with a known id and other contents are replaced"
+        verbs,
+        "add",
+        build_or_add,
+        "add passages; those with a known id and other contents are replaced",
+        'add kb/ --image cat.png --text "a cat" --bundle bundle/',
     )
     for verb in (build, add):
         add_build_options(verb)
-    delete = _verb(verbs, "delete", _delete, "delete passages")
+    delete = _verb(verbs, "delete", _delete, "delete passages", "delete kb/ p1 p2")
     delete.add_argument("ids", nargs="+", metavar="ID", help="ids of passages")
-    _verb(verbs, "info", _info, "show what is in a knowledge base")
-    check = _verb(verbs, "check", _check, "compare everything with its checksum")
+    _verb(verbs, "info", _info, "show what is in a knowledge base", "info kb/")
+    check = _verb(
+        verbs,
+        "check",
+        _check,
+        "compare everything with its checksum",
+        "check kb/ --repair --bundle bundle/",
+    )
     check.add_argument("--repair", action="store_true", help="encode damaged vectors again, renew the index")
-    _verb(verbs, "compact", _compact, "give back the space of replaced and deleted passages")
+    _verb(
+        verbs,
+        "compact",
+        _compact,
+        "give back the space of replaced and deleted passages",
+        "compact kb/",
+    )
     vectors = configure_files(partial(_verb, verbs))
     for verb in (build, add, check, vectors):
         verb.add_argument("--bundle", type=Path, help="the model bundle (default: the demo's)")
@@ -66,14 +86,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _verb(verbs: Any, name: str, function: Any, about: str) -> argparse.ArgumentParser:
-    verb: argparse.ArgumentParser = verbs.add_parser(name, help=about, description=about)
+def _verb(verbs: Any, name: str, function: Any, about: str, example: str) -> argparse.ArgumentParser:
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=about,
+        description=about,
+        epilog=f"example:\n  rag-infer index {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verb.set_defaults(run_index=function, verb=name, index=None, scan=None, min_recall=None, queries=None)
     verb.add_argument("kb", type=place, metavar="KB", help="folder or address of the knowledge base")
     verb.add_argument("--threads", type=int, help="threads (default: the processors it may run on)")
     # Without defaults of their own: they would undo what was said before the verb.
-    for option in ("--json", "--debug"):
-        verb.add_argument(option, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add_shared_options(verb, default=argparse.SUPPRESS)
     return verb
 
 

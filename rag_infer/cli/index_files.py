@@ -14,21 +14,32 @@ from rag_infer.cli.options import show_place
 from rag_infer.cli.progress import Progress
 
 Result = tuple[dict[str, Any], list[str]]
-AddVerb = Callable[[str, Callable[[argparse.Namespace], Result], str], argparse.ArgumentParser]
+AddVerb = Callable[[str, Callable[[argparse.Namespace], Result], str, str], argparse.ArgumentParser]
 
 
 def configure_files(add_verb: AddVerb) -> argparse.ArgumentParser:
     """Declare the verbs; returns the one that needs a bundle, to be given its options."""
     backup = add_verb(
-        "backup", _backup, "copy a knowledge base to a folder, while others go on writing to it"
+        "backup",
+        _backup,
+        "copy a knowledge base to a folder, while others go on writing to it",
+        "backup kb/ kb-copy/",
     )
     backup.add_argument("out", type=Path, metavar="OUT", help="folder to make; must not exist, or be empty")
-    export = add_verb("export", _export, "write passages as JSON lines, or as a Hugging Face datasets folder")
+    export = add_verb(
+        "export",
+        _export,
+        "write passages as JSON lines, or as a Hugging Face datasets folder",
+        "export kb/ passages.jsonl.gz --embeddings",
+    )
     export.add_argument("out", type=Path, metavar="OUT", help="file (.jsonl, .jsonl.gz) or folder to make")
     export.add_argument("--format", choices=("jsonl", "dataset"), default="jsonl", help="default: jsonl")
     export.add_argument("--embeddings", action="store_true", help="write the vectors into the JSON lines too")
     vectors = add_verb(
-        "import-vectors", _import_vectors, "add passages with vectors that were made elsewhere"
+        "import-vectors",
+        _import_vectors,
+        "add passages with vectors that were made elsewhere",
+        "import-vectors kb/ wikipedia_passages_0.pkl --passages psgs_w100.tsv --bundle bundle/",
     )
     vectors.add_argument(
         "vectors",

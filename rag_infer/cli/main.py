@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
+from rag_infer.cli.options import add_shared_options
 from rag_infer.errors import RagInferError
 from rag_infer.version import __version__
 
@@ -44,8 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
 def shared_options() -> argparse.ArgumentParser:
     """The options that every verb has, to be given as a parent."""
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--json", action="store_true", help="print the result as JSON")
-    shared.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add_shared_options(shared)
     return shared
 
 

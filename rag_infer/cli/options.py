@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from rag_infer.query import Query
 
 
+def add_shared_options(parser: argparse.ArgumentParser, *, default: Any = False) -> None:
+    """--json and --debug, which every verb has."""
+    parser.add_argument("--json", action="store_true", default=default, help="print the result as JSON")
+    parser.add_argument(
+        "--debug", action="store_true", default=default, help="show the traceback of an error"
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """--bundle, --kb, --device and --threads."""
     parser.add_argument("--bundle", type=Path, help="the model bundle (default: the demo's)")

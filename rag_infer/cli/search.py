@@ -20,7 +20,9 @@ from rag_infer.cli.options import (
 from rag_infer.cli.show import shorten
 
 HELP = "find the passages that fit a question best"
-EXAMPLE = 'rag-infer search kb/ "Who discovered penicillin?" -k 5 --bundle bundle/'
+EXAMPLE = """rag-infer search kb/ "Who discovered penicillin?" -k 5 --bundle bundle/
+  rag-infer search kb/ "penicillin 1928" --mode hybrid --where topic=Medicine
+  rag-infer search kb/ --image photo.png --fusion max"""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -15,7 +15,8 @@ from rag_infer.errors import RagInferError
 from rag_infer.verify import Check, verify_bundle
 
 HELP = "check a bundle's files, and its graphs against PyTorch or, without it, against stored outputs"
-EXAMPLE = "rag-infer verify bundle/"
+EXAMPLE = """rag-infer verify bundle/
+  rag-infer verify bundle/ --question-encoder Q --passage-encoder P --generator G"""
 
 STORED_ONLY = "--stored-only"
 
