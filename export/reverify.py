@@ -26,6 +26,7 @@ def reverify_bundle(
     rag: str | Path | None = None,
     question_encoder: str | Path | None = None,
     passage_encoder: str | Path | None = None,
+    text_encoder: str | Path | None = None,
     image_encoder: str | Path | None = None,
     generator: str | Path | None = None,
 ) -> list[Check]:
@@ -34,6 +35,7 @@ def reverify_bundle(
     Args:
         folder: the bundle.
         rag: the RAG checkpoint that question encoder and generator were made from.
+        text_encoder: in place of both of the next two.
         question_encoder, passage_encoder, image_encoder, generator: the checkpoints; default: where the export found
             them. A part whose checkpoint is no longer there is compared with the outputs stored then.
 
@@ -41,10 +43,12 @@ def reverify_bundle(
         BundleError: a file of the bundle is missing or altered.
         ExportError: a checkpoint that was named is not there, or not the one the part was made from.
     """
+    if text_encoder is not None and (question_encoder is not None or passage_encoder is not None):
+        raise ExportError("a text encoder stands for question and passage encoder: name it, or those")
     bundle = Bundle.load(folder)
     named = {
-        "question_encoder": question_encoder or rag,
-        "passage_encoder": passage_encoder,
+        "question_encoder": question_encoder or text_encoder or rag,
+        "passage_encoder": passage_encoder or text_encoder,
         "image_encoder": image_encoder,
         "generator": generator or rag,
     }

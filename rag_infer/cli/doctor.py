@@ -122,7 +122,9 @@ def _bundle_facts(path: Path) -> dict[str, Any]:
         )
     manifest = bundle.manifest
     parts = [
-        n for n in ("question_encoder", "passage_encoder", "generator") if getattr(manifest, n) is not None
+        n
+        for n in ("question_encoder", "passage_encoder", "image_encoder", "generator")
+        if getattr(manifest, n) is not None
     ]
     return {
         "path": str(path),

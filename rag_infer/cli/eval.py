@@ -11,10 +11,12 @@ from rag_infer.cli.options import (
     add_generation_options,
     add_model_options,
     add_search_options,
+    add_where_option,
     bundle_path,
     generation_settings,
     knowledge_base_path,
     search_config,
+    where,
 )
 from rag_infer.cli.progress import Progress
 
@@ -28,12 +30,16 @@ EXAMPLE = "rag-infer eval questions.jsonl --bundle bundle/ --kb kb/"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "questions", type=Path, help="JSON lines with text, answers (a list), and optionally passage_id"
+        "questions",
+        type=Path,
+        help="JSON lines with text, image (a path relative to the file) or both, answers (a list), and optionally "
+        "passage_id",
     )
     parser.add_argument("--limit", type=int, help="only the first so many questions")
     parser.add_argument("--retrieval-only", action="store_true", help="search, but generate no answers")
     add_model_options(parser)
     add_generation_options(parser)
+    add_where_option(parser)
     add_search_options(parser)
 
 
@@ -46,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None and arguments.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {arguments.limit}")
     questions = read_questions(arguments.questions)[: arguments.limit]
-    settings, search = generation_settings(arguments), search_config(arguments)
+    settings, search, conditions = generation_settings(arguments), search_config(arguments), where(arguments)
     if arguments.n_docs is not None:
         settings["n_docs"] = arguments.n_docs
     with (
@@ -59,10 +65,17 @@ def run(arguments: argparse.Namespace) -> int:
         Progress(len(questions), "questions") as progress,
     ):
         if arguments.retrieval_only:
-            result = evaluate_retrieval(engine, questions, search=search, on_question=progress.advance)
+            result = evaluate_retrieval(
+                engine, questions, search=search, where=conditions, on_question=progress.advance
+            )
         else:
             result = evaluate(
-                engine, questions, settings=settings, search=search, on_question=progress.advance
+                engine,
+                questions,
+                settings=settings,
+                search=search,
+                where=conditions,
+                on_question=progress.advance,
             )
     if arguments.json:
         print(json.dumps(result.to_dict()))

@@ -25,9 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_checkpoint_options(parser)
     parser.add_argument(
-        "--text-encoder",
-        metavar="C",
-        help="in place of --question-encoder and --passage-encoder; also the text tower of CLIP or SigLIP",
+        "--shared-space",
+        action="store_true",
+        default=None,
+        help="texts and images may be compared (default: where both encoders are one checkpoint)",
     )
     parser.add_argument(
         "--precision",
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
-    """--rag, --question-encoder, --passage-encoder, --image-encoder and --generator."""
+    """--rag, --question-encoder, --passage-encoder, --text-encoder, --image-encoder and --generator."""
     parser.add_argument(
         "--rag", metavar="C", help="checkpoint of transformers' RAG classes: question encoder and generator"
     )
@@ -59,13 +60,12 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
         "--question-encoder", metavar="C", help="sentence-transformers, BERT or DPR checkpoint"
     )
     parser.add_argument("--passage-encoder", metavar="C", help="likewise (default: the question encoder)")
-    parser.add_argument("--image-encoder", metavar="C", help="CLIP, SigLIP, ViT or ResNet checkpoint")
     parser.add_argument(
-        "--shared-space",
-        action="store_true",
-        default=None,
-        help="texts and images may be compared (default: where both encoders are one checkpoint)",
+        "--text-encoder",
+        metavar="C",
+        help="in place of --question-encoder and --passage-encoder; also the text tower of CLIP or SigLIP",
     )
+    parser.add_argument("--image-encoder", metavar="C", help="CLIP, SigLIP, ViT or ResNet checkpoint")
     parser.add_argument(
         "--generator",
         metavar="C",

@@ -97,7 +97,8 @@ def search_config(arguments: argparse.Namespace) -> SearchConfig:
     idle = [f"--{name}" for name in ("fusion", "alpha") if name in given]
     modal = config.mode == "dense" and ("fusion" not in given or config.fusion in MODAL_FUSIONS)
     if idle and config.mode != "hybrid" and not (modal and _is_modal(arguments)):
-        raise ValueError(f"{idle[0]} goes with --mode hybrid, got --mode {config.mode}")
+        beside = " or, where there are images, with --fusion" if idle[0] == "--alpha" else ""
+        raise ValueError(f"{idle[0]} goes with --mode hybrid{beside}; got --mode {config.mode}")
     return config
 
 

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _checks(arguments: argparse.Namespace) -> list[Check]:
-    names = ("rag", "question_encoder", "passage_encoder", "image_encoder", "generator")
+    names = ("rag", "question_encoder", "passage_encoder", "text_encoder", "image_encoder", "generator")
     checkpoints = {name: getattr(arguments, name) for name in names}
     named = [name for name, value in checkpoints.items() if value]
     if arguments.stored_only and named:

@@ -49,6 +49,7 @@ def evaluate(
     *,
     settings: Mapping[str, Any] | None = None,
     search: SearchConfig | None = None,
+    where: Mapping[str, Any] | None = None,
     on_question: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Ask every question, one at a time.
@@ -56,7 +57,7 @@ def evaluate(
     Args:
         engine: answers.
         questions: at least one.
-        settings, search: as for `RagEngine.generate`.
+        settings, search, where: as for `RagEngine.generate`.
         on_question: called after each.
     """
     ranks: list[int | None] = []
@@ -64,12 +65,12 @@ def evaluate(
     overlaps: list[float] = []
     timings: list[Mapping[str, float]] = []
     for question in questions:
-        answer = engine.generate(question.text, search=search, **(settings or {}))
+        answer = engine.generate(question.query, search=search, where=where, **(settings or {}))
         matches.append(best_over(exact_match, answer.text, question.answers))
         overlaps.append(best_over(f1, answer.text, question.answers))
         timings.append(answer.timings)
         if question.passage_id is not None:
-            ranks.append(_rank(engine, question, search))
+            ranks.append(_rank(engine, question, search, where))
         on_question()
     return Evaluation(
         questions=len(questions),
@@ -86,6 +87,7 @@ def evaluate_retrieval(
     questions: Sequence[Question],
     *,
     search: SearchConfig | None = None,
+    where: Mapping[str, Any] | None = None,
     on_question: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Search for every question, one at a time, and generate nothing; arguments as for `evaluate`."""
@@ -94,7 +96,7 @@ def evaluate_retrieval(
     for question in questions:
         watch = Stopwatch()
         with watch.measure("search"):
-            rank = _rank(engine, question, search)
+            rank = _rank(engine, question, search, where)
         timings.append({"search": watch.timings()["search"]})
         if question.passage_id is not None:
             ranks.append(rank)
@@ -109,9 +111,11 @@ def evaluate_retrieval(
     )
 
 
-def _rank(engine: RagEngine, question: Question, search: SearchConfig | None) -> int | None:
+def _rank(
+    engine: RagEngine, question: Question, search: SearchConfig | None, where: Mapping[str, Any] | None
+) -> int | None:
     """Position of the gold passage, counted from 1, or None where it is not among the first."""
-    found = engine.search(question.text, k=max(HIT_RANKS), search=search)
+    found = engine.search(question.query, k=max(HIT_RANKS), search=search, where=where)
     return next((i for i, p in enumerate(found, start=1) if p.id == question.passage_id), None)
 
 

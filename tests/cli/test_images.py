@@ -77,6 +77,35 @@ def test_from_pictures_to_an_answer(
     assert {"path", "sha256"} <= set(next(p["image"] for p in said["passages"] if p["image"]))
 
 
+def test_questions_with_images_are_evaluated(
+    bundle: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kb = tmp_path / "kb"
+    run("index", "build", kb, folder, "--bundle", bundle, capsys=capsys)
+    entries = [
+        {"image": "pictures/red-0.png", "answers": ["x"], "passage_id": "red-0.png"},
+        {"text": "", "image": "pictures/more/blue-0.png", "answers": ["x"], "passage_id": "red-0.png"},
+        {"text": "a b", "image": "pictures/green-0.png", "answers": ["x"]},
+    ]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    words = ("eval", questions, "--bundle", bundle, "--kb", kb, "--json")
+    found = json.loads(run(*words, "--max-new-tokens", "2", capsys=capsys))
+    assert (found["questions"], found["with_gold_passage"], found["hits"]["1"]) == (3, 2, 0.5)
+    where = ("--where", "no=1", "--retrieval-only")
+    assert "no passage has the metadata field 'no'" in failed(*words, *where, capsys=capsys)
+    by_words = ("--fusion", "weighted_average", "--alpha", "0.2", "--retrieval-only")
+    assert json.loads(run(*words, *by_words, capsys=capsys))["hits"]["1"] == 0.5
+
+
+def test_the_checkpoint_of_a_text_tower_is_verified(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = bundle.parent / "clip"
+    assert main(["verify", str(bundle), "--text-encoder", str(checkpoint)]) == 0
+    assert "ok   question_encoder  against PyTorch" in capsys.readouterr().out
+    assert main(["verify", str(bundle), "--text-encoder", "C", "--question-encoder", "Q"]) == 1
+    assert "a text encoder stands for question and passage encoder" in capsys.readouterr().err
+
+
 def test_images_are_referenced_if_asked(
     bundle: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,7 +38,11 @@ def run(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]
         (("eval", "none.jsonl"), 1, "none.jsonl cannot be read"),
         (("eval", "none.jsonl", "--limit", "0"), 2, "--limit must be at least 1"),
         (("search", "Who?", "--mode", "bm25"), 2, "mode must be one of dense, lexical, hybrid, got 'bm25'"),
-        (("ask", "Who?", "--alpha", "0.5"), 2, "--alpha goes with --mode hybrid, got --mode dense"),
+        (
+            ("ask", "Who?", "--alpha", "0.5"),
+            2,
+            "--alpha goes with --mode hybrid or, where there are images, with --fusion; got --mode dense",
+        ),
         (("ask", "Who?", "--mode", "hybrid", "--alpha", "2"), 2, "alpha must be from 0 to 1, got 2.0"),
         (("ask", "Who?", "--bundle", "none", "--kb", "none", "--where", "topic"), 2, "FIELD=VALUE"),
         ((), 2, "required"),

@@ -16,7 +16,7 @@ def test_reads_questions(tmp_path: Path) -> None:
         '{"text": "Who?", "answers": ["I"], "passage_id": 7}\n\n{"text": "What?", "answers": []}\n'
     )
     first, second = read_questions(path)
-    assert (first.text, first.answers, first.passage_id) == ("Who?", ("I",), "7")
+    assert (first.query.text, first.answers, first.passage_id) == ("Who?", ("I",), "7")
     assert second.passage_id is None
 
 
@@ -29,6 +29,9 @@ def test_reads_questions(tmp_path: Path) -> None:
         (b'{"text": " ", "answers": []}\n', "line 1: needs a 'text'"),
         (b'{"text": "Who?", "answers": "I"}\n', "line 1: needs 'answers'"),
         (b"[1]\n", "line 1: needs a 'text'"),
+        (b'{"text": "Who?", "image": 7, "answers": []}', "line 1: the 'image' must be a path, got 7"),
+        (b'{"image": "none.png", "answers": []}', "line 1: .*none.png cannot be read"),
+        (b'{"image": "https://example.org/a.png", "answers": []}', "line 1: .* is an address"),
         (b"", "holds no question"),
     ],
 )
