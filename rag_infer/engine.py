@@ -122,7 +122,7 @@ class RagEngine:
         Args:
             question: a text, an image, or a `Query` with both (see `KnowledgeBase.search`).
             k: how many, default the bundle's n_docs.
-            where: metadata fields and the values they must equal.
+            where: a condition on metadata (see `KnowledgeBase.search`).
             search: how to search, default by vectors.
 
         Raises:
@@ -163,7 +163,7 @@ class RagEngine:
             question: a question, or a sequence of them: a text, an image, or a `Query` with both (see
                 `KnowledgeBase.search`).
             n_docs: passages to retrieve, default the bundle's.
-            where: metadata fields and the values they must equal.
+            where: a condition on metadata (see `KnowledgeBase.search`).
             search: how to search, default by vectors; it says too how scores become priors.
             config: generation settings, default the bundle's.
             settings: single settings of `GenerationConfig` by name, such as ``num_beams=4``.

@@ -20,7 +20,10 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
         positive: bool, same shape.
 
     Returns:
-        Float, a single number: the mean over rows.
+        float ``[]``, in nats: the mean over rows.
+
+    Raises:
+        ValueError: no row has a positive.
 
     >>> contrastive_loss(torch.zeros(1, 4), torch.tensor([[True, True, False, False]])).exp().item()
     4.0
@@ -28,4 +31,6 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
     count = positive.sum(1)
     log_probs = torch.log_softmax(logits, dim=1).masked_fill(~positive, 0.0).sum(1)
     counts = count > 0
+    if not counts.any():
+        raise ValueError(f"none of {len(count)} rows has a positive")
     return -(log_probs[counts] / count[counts]).mean()

@@ -70,12 +70,12 @@ class DualEncoder:
         return self.image, self.text
 
     def image_vectors(self, pixels: Tensor) -> Tensor:
-        """uint8 ``[images, 64, 64, 3]`` to ``[images, dim]`` of length 1."""
+        """uint8 ``[images, 64, 64, 3]`` to float32 ``[images, dim]`` of length 1."""
         vectors = self.image(pixel_values=pixel_values(pixels)).pooler_output.flatten(1)
         return nn.functional.normalize(vectors, dim=-1)
 
     def text_vectors(self, texts: Sequence[str]) -> Tensor:
-        """``[texts, dim]`` of length 1."""
+        """float32 ``[texts, dim]`` of length 1."""
         given = self.tokenizer(list(texts), padding=True, return_tensors="pt")
         vectors = self.text(**{name: given[name] for name in ("input_ids", "attention_mask")}).text_embeds
         return nn.functional.normalize(vectors, dim=-1)
@@ -101,7 +101,11 @@ class DualEncoder:
 
     @classmethod
     def load(cls, folder: Path) -> DualEncoder:
-        """What `save` wrote."""
+        """What `save` wrote.
+
+        Raises:
+            OSError: there is none.
+        """
         return cls(
             transformers.ResNetModel.from_pretrained(folder / IMAGE),
             transformers.CLIPTextModelWithProjection.from_pretrained(folder / TEXT),

@@ -26,6 +26,9 @@ def marginal_loss(logits: Tensor, scores: Tensor, labels: Tensor, *, strategy: s
         labels: int64 ``[questions, tokens]``, -100 behind the answer.
         strategy: one of `STRATEGIES`.
 
+    Returns:
+        float ``[]``, in nats.
+
     Raises:
         ValueError: an unknown strategy, or shapes that do not fit.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import ViTImageProcessor
 
-# From 0..255 to -1..1: value * SCALE - 1, the processor's rescaling and normalising in one.
+# Mean and standard deviation of values from 0 to 1, which makes them values from -1 to 1.
 HALF = 0.5
 # A pixel of an object differs from the background by more than this in some colour.
 DIFFERENCE = 60

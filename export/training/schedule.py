@@ -22,6 +22,9 @@ class Schedule:
         warm_up: steps.
         weight_decay: AdamW's.
         report_every: steps between two lines of progress; 0 for none.
+
+    Raises:
+        ValueError: no step, or none left after ``warm_up``.
     """
 
     steps: int
@@ -30,6 +33,10 @@ class Schedule:
     weight_decay: float = 0.01
     report_every: int = 50
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm_up < self.steps:
+            raise ValueError(f"warm_up must be from 0 to below steps={self.steps}, got {self.warm_up}")
+
     def factor(self, step: int) -> float:
         """The share of the highest learning rate at a step, from 0 on.
 
@@ -37,7 +44,7 @@ class Schedule:
         >>> schedule.factor(4), schedule.factor(55)
         (0.5, 0.5)
         """
-        return min((step + 1) / self.warm_up, (self.steps - step) / (self.steps - self.warm_up))
+        return min((step + 1) / max(self.warm_up, 1), (self.steps - step) / (self.steps - self.warm_up))
 
 
 def train(

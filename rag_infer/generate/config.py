@@ -44,7 +44,9 @@ class GenerationConfig:
             at most 32 tokens, an encoder-decoder's 19 under RAG-Token and 20 under RAG-Sequence, as in transformers.
         min_length: an answer does not end before this many tokens, counted as in ``max_length``.
         length_penalty: beam scores are divided by length ** length_penalty.
-        early_stopping: True, False or "never".
+        early_stopping: of a beam search with ``num_beams`` ended answers: True stops there; False goes on while the
+            best beam, divided by its present length, could still come before the worst of them; "never" while any
+            length up to ``max_length`` could.
         no_repeat_ngram_size: no n-gram of this size occurs twice; 0 allows all.
         bad_words_ids: token sequences that may not occur.
         begin_suppress_tokens: tokens that may not come first.
@@ -58,6 +60,11 @@ class GenerationConfig:
         compat: "transformers-4.57" for its results where they are wrong: RAG-Token ignores ``max_new_tokens``;
             RAG-Sequence's prior vanishes from answers of a single token; beam search fills with the end of text where
             the pad id is 0, and RAG-Sequence counts that; beams that constraints leave no token of their own are kept.
+
+    Raises:
+        TypeError: an unknown name, or a value of another type.
+        ValueError: a value out of its range, such as num_beams below 1, temperature 0 or top_p above 1, or two that
+            contradict each other; the message has both.
 
     >>> GenerationConfig(num_beams=4).num_beams
     4

@@ -221,11 +221,29 @@ class KnowledgeBase(Changes):
         return backup(self._writer, Path(folder), dim=self.settings.dim)
 
     def export_jsonl(self, path: str | Path, *, embeddings: bool = False) -> int:
-        """Write the passages of one revision as JSON lines (see `exporters.export_jsonl`); returns how many."""
+        """Write the passages of one revision as JSON lines that `rag-infer index build` reads; returns how many.
+
+        Args:
+            path: file to make, gzipped where it ends in ``.gz``. It appears whole or not at all. Images are written to
+                a folder beside it, ``PATH.images``.
+            embeddings: also each passage's vector, in ``embeddings``: a list of numbers that give the same float32.
+
+        Raises:
+            KnowledgeBaseError: there is such a file, or it cannot be written.
+            CorruptIndexError: a passage or a vector is not as it was written.
+        """
         return export_jsonl(self._writer, Path(path), embeddings=embeddings)
 
     def export_dataset(self, folder: str | Path) -> int:
-        """Write one revision for ``datasets.load_from_disk`` (see `exporters.export_dataset`); returns how many."""
+        """Write one revision for ``datasets.load_from_disk``; returns how many passages.
+
+        The columns are id, title, text, metadata (JSON) and embeddings (float32 ``[dim]``).
+
+        Raises:
+            KnowledgeBaseError: the folder is there and not empty, or cannot be written; pyarrow is missing; a passage
+                has an image, for which such a folder has no place.
+            CorruptIndexError: a passage or a vector is not as it was written.
+        """
         return export_dataset(self._writer, Path(folder))
 
     def check_bundle(self, bundle: Bundle) -> None:
@@ -258,7 +276,14 @@ class KnowledgeBase(Changes):
         return report
 
     def info(self) -> dict[str, Any]:
-        """Sizes, settings and the state of the index, as plain values."""
+        """Sizes, settings and the state of the index, as plain values.
+
+        Besides the settings: ``passages``, ``images`` (passages with one), ``dead_rows`` (vectors of replaced and
+        deleted passages), ``revision``, ``search`` ("exact" or "hnsw"), ``indexed_rows`` (vectors in the graph),
+        ``recall`` (by k, of the graph against the exact kernel; None without a graph), ``recall_queries`` (how many)
+        and ``recall_source``, ``scanned_as`` ("float32", "float16" or "int8"), ``means_of_revision`` (when the means of
+        texts and images were counted, or None), ``bytes`` (by what takes them).
+        """
         with self._record.reading() as connection:
             state = read_state(connection)
             settings = read_settings(connection, self._record.path)

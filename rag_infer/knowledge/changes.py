@@ -120,7 +120,7 @@ class Changes(Searches):
 
         Args:
             ids: which.
-            where: those too that have this metadata (see `search`).
+            where: those too that fit this condition on metadata (see `search`).
 
         Raises:
             TypeError, ValueError: ids that are no strings, a condition that is none or asks for nothing.

@@ -95,13 +95,16 @@ class Searches(Opened):
             question: a question, or a sequence of them: a text, an image, or a `Query` with both. A string is always
                 text; an image is a path object, bytes, a PIL image, a uint8 array or ``{"image": path}``.
             k: how many; fewer are returned where there are no more.
-            where: metadata fields and the values they must equal.
+            where: a condition on metadata: ``{"topic": "Arts"}`` (equal), or operators, ``{"year": {"$gte": 1900}}``:
+                $ne, $in, $nin, $lt, $lte, $gt, $gte, $exists, and $contains (an element of a list); $and and $or of a
+                list of conditions, $not of one. Several fields must all hold. Exact, however few fit.
             search: how to search, default by vectors.
             settings: single settings of `SearchConfig` by name, such as ``mode="hybrid"``.
 
         Raises:
             TypeError: an unknown setting, or ``search`` is no `SearchConfig`.
-            ValueError: k below 1, an empty question, a condition that JSON cannot hold, a setting out of its range.
+            ValueError: k below 1, an empty question, a setting out of its range, a condition with an unknown operator,
+                or on a field that no passage has.
             KnowledgeBaseError: opened without an encoder, which only "lexical" does without; an image, and no image
                 encoder; a fusion of texts and images where there are no images.
             ImageError: an image cannot be read.
@@ -225,10 +228,11 @@ class Searches(Opened):
         Args:
             vectors: float32 ``[queries, dim]``.
             k: how many; fewer are returned where there are no more.
-            where: metadata fields and the values they must equal.
+            where: a condition on metadata (see `search`).
 
         Raises:
-            TypeError, ValueError: vectors of another dtype or shape, or not finite; k below 1.
+            TypeError, ValueError: vectors of another dtype or shape, or not finite; k below 1; a condition as in
+                `search`.
         """
         return self.search_revision(vectors, k, where=where)[0]
 

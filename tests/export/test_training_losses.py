@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rag_infer import marginalise
 from rag_infer.export.training.contrastive import contrastive_loss
 from rag_infer.export.training.marginal import IGNORED, STRATEGIES, marginal_loss
+from rag_infer.export.training.schedule import Schedule
 
 
 def slow_marginal(
@@ -103,3 +104,15 @@ def test_contrastive_against_its_slow_twin() -> None:
     found = contrastive_loss(torch.from_numpy(logits), torch.from_numpy(positive)).item()
     assert found == pytest.approx(float(np.mean(each)), abs=1e-12)
     assert len(each) == 4
+
+
+def test_a_schedule_ends_after_its_warm_up() -> None:
+    assert [Schedule(steps=2, learning_rate=1.0, warm_up=0).factor(step) for step in (0, 1)] == [1.0, 0.5]
+    for steps, warm_up in ((20, 20), (10, 20), (0, 0), (5, -1)):
+        with pytest.raises(ValueError, match="warm_up must be from 0 to below steps"):
+            Schedule(steps=steps, learning_rate=1.0, warm_up=warm_up)
+
+
+def test_a_contrastive_loss_needs_a_positive() -> None:
+    with pytest.raises(ValueError, match="none of 2 rows has a positive"):
+        contrastive_loss(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
