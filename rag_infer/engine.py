@@ -130,6 +130,7 @@ class RagEngine:
             KnowledgeBaseError, ImageError: an image that cannot be encoded, or not be read.
         """
         query, chosen = Query.of(question), self._search_config(search)
+        chosen.check_questions([query.text], images=query.image is not None)
         vectors = None if chosen.mode == "lexical" else self._vectors([query])
         k = self._retrieval.n_docs if k is None else k
         return self.knowledge_base.search_questions([query.text], vectors, k, where=where, search=chosen)[0][

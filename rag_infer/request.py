@@ -45,6 +45,9 @@ class Request:
         self._engine = engine
         self.watch = Stopwatch()
         retrieval = engine.bundle.manifest.retrieval
+        sees = "question" in (() if engine.generator.vision is None else engine.generator.vision.sources)
+        unseen = not sees and any(query.image is not None for query in queries)
+        search.check_questions(self.questions, images=unseen)
         vectors = self._vectors() if search.mode != "lexical" else None
         with self.watch.measure("search"):
             k = retrieval.n_docs if n_docs is None else n_docs

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rag_infer.export import export_bundle
 from rag_infer.knowledge import Passage
-from tests.export.test_image_encoder import write_clip
+from tests.export.test_image_encoder import write_clip, write_vit
 from tests.export.test_text_tower import tokenizer_of
 from tests.knowledge.seeing import COLOURS, picture
 from tests.seeing_checkpoints import write_captioner, write_vision_text
@@ -23,10 +23,11 @@ def write_dual_encoder(folder: Path) -> None:
 
 def write_bundle(folder: Path, kind: str) -> Path:
     """A bundle of CLIP and a generator: BART that sees (both images, or the question's), a captioner (of passages, or
-    of the question's image), or BART that does not see.
+    of the question's image), or BART that does not see. "images": BART that sees, with an encoder of images alone.
     """
     write_dual_encoder(folder / "clip")
-    if kind == "text and images":
+    write_vit(folder / "vit")
+    if kind in ("text and images", "images"):
         write_vision_text(folder / "generator")
     elif kind == "question":
         write_vision_text(folder / "generator", images=("question",))
@@ -40,8 +41,8 @@ def write_bundle(folder: Path, kind: str) -> Path:
         save_tokenizer(folder / "generator", model)
     export_bundle(
         folder / "bundle",
-        text_encoder=folder / "clip",
-        image_encoder=folder / "clip",
+        text_encoder=None if kind == "images" else folder / "clip",
+        image_encoder=folder / ("vit" if kind == "images" else "clip"),
         generator=folder / "generator",
         score_scale=5.0,
         n_docs=3,

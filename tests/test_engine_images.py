@@ -13,7 +13,7 @@ from rag_infer import RagEngine
 from rag_infer.errors import GenerationError, ImageError, KnowledgeBaseError
 from rag_infer.images import read_image
 from rag_infer.images.processing import prepare
-from rag_infer.knowledge import KnowledgeBase
+from rag_infer.knowledge import KnowledgeBase, SearchConfig
 from rag_infer.query import Query
 from tests.knowledge.seeing import picture, picture_file
 from tests.seeing_bundles import KINDS, passages, write_bundle
@@ -114,6 +114,35 @@ def test_a_captioner_of_questions_needs_their_images(tmp_path: Path) -> None:
         np.testing.assert_allclose(red.tokens[-1].posterior, [p.prior for p in red.passages], atol=1e-5)
         with pytest.raises(GenerationError, match="describes the question's image, and a question has none"):
             engine.generate([Query(image=picture("red")), "a b"])
+
+
+def test_a_text_beside_an_image_is_the_generators(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path, "images")
+    with KnowledgeBase.create(tmp_path / "kb", bundle=bundle, threads=1) as kb:
+        kb.upsert([p for p in passages() if p.image is not None])
+    with RagEngine.from_pretrained(bundle, knowledge_base=tmp_path / "kb", threads=1) as engine:
+        alone, asked = Query(image=picture("red", 20)), Query("a b", picture("red", 20))
+        assert engine.search(asked, k=3) == engine.search(alone, k=3)
+        answers = engine.generate([alone, asked], max_new_tokens=4)
+        assert answers[0].score != answers[1].score, "the generator reads the text"
+        with pytest.raises(KnowledgeBaseError, match="a question without an image, and no encoder for texts"):
+            engine.generate("a b")
+
+
+def test_a_search_by_words_does_not_look_at_images(engine: RagEngine) -> None:
+    by_words, question = SearchConfig(mode="lexical"), Query("a b", picture("red", 20))
+    with pytest.raises(ValueError, match="does not look at images"):
+        engine.search(question, search=by_words)
+    answer = engine.generate(question, search=by_words, max_new_tokens=4)
+    assert answer.score != engine.generate("a b", search=by_words, max_new_tokens=4).score, (
+        "the generator sees it"
+    )
+
+
+@pytest.mark.parametrize("engine", ["text"], indirect=True)
+def test_an_image_that_nobody_looks_at_is_refused(engine: RagEngine) -> None:
+    with pytest.raises(ValueError, match="does not look at images"):
+        engine.generate(Query("a b", picture("red", 20)), search=SearchConfig(mode="lexical"))
 
 
 @pytest.mark.parametrize("engine", ["text"], indirect=True)

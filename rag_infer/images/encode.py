@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rag_infer.bundle import Bundle
-from rag_infer.errors import BundleError
+from rag_infer.errors import BundleError, ImageError
 from rag_infer.images.image import Image
 from rag_infer.images.processing import prepare
 from rag_infer.images.reading import ImageSource, read_image
-from rag_infer.parts import ImageEncoderPart
+from rag_infer.parts import ImageEncoderPart, ImageProcessing
 from rag_infer.session import Session
 
 # Images in one run: enough to keep the cores busy; each takes as much memory as some hundred tokens.
@@ -73,11 +74,18 @@ class ImageEncoder:
         vectors = np.empty((len(images), self.dim), dtype=np.float32)
         for start in range(0, len(images), IMAGES_PER_RUN):
             chunk = images[start : start + IMAGES_PER_RUN]
-            pixels = np.stack([prepare(_pixels(image), self._part.processing) for image in chunk])
+            pixels = np.stack([_prepared(image, self._part.processing) for image in chunk])
             pixels = pixels.astype(self._session.dtype("pixel_values"), copy=False)
             vectors[start : start + len(chunk)] = self._session.run({"pixel_values": pixels})[0]
         return vectors
 
 
-def _pixels(image: ImageSource | Image) -> NDArray[np.uint8]:
-    return image.pixels() if isinstance(image, Image) else read_image(image)
+def _prepared(image: ImageSource | Image, processing: ImageProcessing) -> NDArray[np.float32]:
+    pixels = image.pixels() if isinstance(image, Image) else read_image(image)
+    try:
+        return prepare(pixels, processing)
+    except ImageError as error:
+        name = (
+            image.name if isinstance(image, Image) else image if isinstance(image, str | os.PathLike) else ""
+        )
+        raise ImageError(f"{name or 'an image'}: {error}") from error

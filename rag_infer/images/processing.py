@@ -60,7 +60,7 @@ def _resized(pixels: NDArray[np.uint8], processing: ImageProcessing) -> NDArray[
         )
         if height * width > MAX_PIXELS:
             raise ImageError(
-                f"an image of {pixels.shape[1]:,} x {pixels.shape[0]:,} pixels is too narrow: with "
+                f"{pixels.shape[1]:,} x {pixels.shape[0]:,} pixels are too narrow: with "
                 f"{processing.shortest_edge} on its shorter side it has more than {MAX_PIXELS:,}"
             )
     else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +36,9 @@ MAX_PIXELS = 50_000_000  # 150 MB as red, green and blue
 
 # A path object writes "//" as "/"; one letter is a drive.
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
+
+# What Pillow warns of is the whole process's, and changed for a moment: by one thread at a time.
+_OPENING = threading.Lock()
 
 # Pillow's modes of more than 8 bits, which its conversion clips.
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
@@ -108,7 +112,7 @@ def _from_bytes(data: bytes, name: str) -> NDArray[np.uint8]:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"{name} has {len(data):,} bytes, over {MAX_FILE_BYTES:,}")
     try:
-        with warnings.catch_warnings():
+        with _OPENING, warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -131,11 +135,12 @@ def _from_pillow(image: Any, name: str) -> NDArray[np.uint8]:
         )
     _check_size(image.width, image.height, name)
     try:
-        frames = getattr(image, "n_frames", 1)
+        # To count frames takes a walk through all of them. A JPEG with a preview or a depth map is one picture.
+        several = getattr(image, "is_animated", False) and image.format != "MPO"
     except Exception as error:  # its decoders raise whatever damaged data lead them to
         raise ImageError(f"{name} is damaged or cut short: {error}") from error
-    if frames != 1:
-        raise ImageError(f"{name} has {frames} frames: animated, or of several pages; save one of them alone")
+    if several:
+        raise ImageError(f"{name} has several frames: animated, or of several pages; save one of them alone")
     if image.mode in _DEEP:
         warnings.warn(
             f"{name} has more than 8 bits for a pixel (mode {image.mode}): values above 255 are clipped, as "

@@ -141,8 +141,9 @@ class KnowledgeBase(Changes):
         Args:
             folder: the knowledge base.
             bundle, encoder, device, threads, writer_timeout: as `create`.
-            verify: everything is compared with its checksum in the background. "wait": no search before that is
-                done; "auto": so up to 64 MiB, above that searches go on until damage is found; "never": no check.
+            verify: record and vectors are compared with their checksums in the background; indices and images are
+                whenever they are loaded. "wait": no search before that is done; "auto": so up to 64 MiB, above that
+                searches go on until damage is found; "never": no check.
             background_index: renew in a thread, after upserts and deletions, what `build_index` makes; until then
                 searches use what there is, and are exact for new passages. `close` stops it.
 
@@ -171,7 +172,7 @@ class KnowledgeBase(Changes):
             with knowledge_base._record.reading() as connection:
                 view = through_compactions(connection, knowledge_base._views.at)
                 check_head(folder, noted, view.state.revision)
-            prove = partial(check, knowledge_base._writer, dim=knowledge_base.settings.dim, derived=False)
+            prove = partial(check, knowledge_base._writer, dim=knowledge_base.settings.dim, everything=False)
             knowledge_base._verification = Verification(prove, folder, check_way(verify))
         except BaseException:
             knowledge_base.close()

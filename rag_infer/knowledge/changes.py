@@ -211,6 +211,7 @@ class Changes(Searches):
             maintenance.compact(self._writer, vectors, dim=self.settings.dim)
             with self._record.reading() as connection:
                 self._writer.images.remove_unused(connection)
+        self._count_moments()  # which rows are dead is not known any more
         self._index.rebuild.refresh()  # without the writer lock: others may write meanwhile
 
     def _held_out(self, queries: NDArray[np.float32] | Sequence[str]) -> NDArray[np.float32]:

@@ -51,7 +51,7 @@ class CheckReport:
 
 
 def check(
-    writer: Writer, stop: threading.Event | None = None, *, dim: int, derived: bool = True
+    writer: Writer, stop: threading.Event | None = None, *, dim: int, everything: bool = True
 ) -> CheckReport:
     """Compare everything with its checksum and with the record.
 
@@ -59,14 +59,14 @@ def check(
         writer: of the knowledge base.
         stop: ends the check when it is set.
         dim: width of its vectors.
-        derived: also the snapshot and the codes, which are checked whenever they are loaded.
+        everything: also the snapshot, the codes and the images, each of which is checked whenever it is loaded.
 
     Raises:
         CorruptIndexError: something differs; the message has the first difference and how many there are.
         KnowledgeBaseError: it was stopped.
     """
     for _ in range(TRIES):
-        state, blocks, problems = _problems(writer, stop, dim=dim, derived=derived)
+        state, blocks, problems = _problems(writer, stop, dim=dim, everything=everything)
         # A writer that compacts or swaps a snapshot takes files away from under a check; then there is a newer state.
         if not problems or _files(writer.state()) == _files(state):
             break
@@ -84,7 +84,7 @@ def _files(state: State) -> tuple[object, ...]:
 
 
 def _problems(
-    writer: Writer, stop: threading.Event | None, *, dim: int, derived: bool
+    writer: Writer, stop: threading.Event | None, *, dim: int, everything: bool
 ) -> tuple[State, list[Block], list[str]]:
     """(The state that was looked at, its blocks, what is wrong)."""
     with writer.record.reading() as connection, _interruptible(connection, stop):
@@ -97,12 +97,12 @@ def _problems(
             vectors = None if damaged else writer.segments.map(state.generation, state.rows)
         problems += refused
         problems += [*record_problems(connection, state, blocks, vectors)]
-        problems += [*writer.images.problems(connection)]
+        problems += [*writer.images.problems(connection)] if everything else []
         with _told() as refused:
             read_moments(connection)
         problems += refused
         problems += [*_lexical_problems(writer, connection, stop)]
-        problems += [*_derived_problems(writer, state, dim)] if derived else []
+        problems += [*_derived_problems(writer, state, dim)] if everything else []
     return state, blocks, problems
 
 

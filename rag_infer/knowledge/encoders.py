@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder, encode_question
-from rag_infer.errors import BundleError, KnowledgeBaseError
+from rag_infer.errors import BundleError, ImageError, KnowledgeBaseError
 from rag_infer.images.encode import ImageEncoder
 from rag_infer.images.image import Image
 from rag_infer.knowledge.arguments import check_vectors
@@ -108,9 +108,23 @@ class Encoders:
                     f"passage {passages[i].id!r} has no image, and texts are not encoded here"
                 )
         if seen:
-            made = self.images([passages[i].image for i in seen])
+            made = self._images([passages[i] for i in seen])
             vectors[seen, self.text_dim :] = self._stored(made, len(seen), self.image_dim)
         return vectors
+
+    def _images(self, passages: Sequence[Passage]) -> NDArray[np.float32]:
+        """Vectors of passages' images.
+
+        Raises:
+            ImageError: one cannot be read; the message has the passage too.
+        """
+        try:
+            return self.images([passage.image for passage in passages])
+        except ImageError as error:
+            bad = next((p for p in passages if p.image.name in str(error)), None)
+            if bad is None:
+                raise
+            raise ImageError(f"passage {bad.id!r}: {error}") from error
 
     def of_queries(self, queries: Sequence[Query]) -> QueryVectors:
         """Vectors of questions; a question's text and image each by itself.
@@ -124,10 +138,12 @@ class Encoders:
         read = [i for i, query in enumerate(queries) if query.text]
         if seen and not self.image_dim:
             raise no_image_encoder(f"the question's image, {queries[seen[0]].image.name},")
-        if read and not self.text_dim:
-            raise KnowledgeBaseError(
-                "a question with text, and no encoder for texts: ask with an image alone"
-            )
+        if not self.text_dim:
+            if any(query.image is None for query in queries):
+                raise KnowledgeBaseError(
+                    "a question without an image, and no encoder for texts: ask with an image, alone or beside the text"
+                )
+            read = []  # beside an image the text is for the generator, as a passage's is
         if read:
             made = self.questions([queries[i].text for i in read])
             vectors.put_texts(read, self._stored(made, len(read), self.text_dim))

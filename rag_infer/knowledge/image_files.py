@@ -56,17 +56,16 @@ class ImageFiles:
         return replace(passage, image=replace(image, path=str(self.path(image.sha256))))
 
     def store(self, images: Iterable[Image]) -> None:
-        """Put files on the disk that are not there.
+        """Put files on the disk that are not there, or not what they were.
 
         Raises:
             ImageError: one cannot be read, or is not the file that it was.
             KnowledgeBaseError: the disk is full, or cannot be written to.
         """
         for image in images:
-            path = self.path(image.sha256)
-            if image.referenced or path.exists():
+            if self.has(image):
                 continue
-            data = image.read_bytes()
+            path, data = self.path(image.sha256), image.read_bytes()
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _write(path, data)
@@ -77,15 +76,24 @@ class ImageFiles:
                 ) from error
 
     def has(self, image: Image) -> bool:
-        """Whether its file is there, if it is one of the knowledge base's own."""
-        return image.referenced or self.path(image.sha256).exists()
+        """Whether its file is there and as it was, if it is one of the knowledge base's own."""
+        if image.referenced:
+            return True
+        try:
+            self._own(image).read_bytes()
+        except ImageError:
+            return False
+        return True
+
+    def _own(self, image: Image) -> Image:
+        return Image(image.sha256, path=str(self.path(image.sha256)))
 
     def problems(self, connection: sqlite3.Connection) -> Iterator[str]:
         """What is wrong with the files of the record's passages."""
         for id_, image in self._images(connection):
             if not image.referenced:
                 try:
-                    replace(image, path=str(self.path(image.sha256))).read_bytes()
+                    self._own(image).read_bytes()
                 except ImageError as error:
                     yield f"the image of passage {id_!r}: {error}; upsert it again"
 

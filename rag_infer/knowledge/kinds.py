@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rag_infer.knowledge.hybrid import DenseSearch
 from rag_infer.knowledge.modalities import Kinds, Nearest, Space, search_modalities
 from rag_infer.knowledge.moments import IMAGE, ROWS_AT_ONCE, TEXT, Moments, read_moments
+from rag_infer.knowledge.queries import dead_count
 from rag_infer.knowledge.query_vectors import QueryVectors
 from rag_infer.knowledge.schema import Settings
 from rag_infer.knowledge.search_config import SearchConfig
@@ -46,9 +47,9 @@ class ModalSearch:
         """The search at a revision, for so many rows per question; vectors that it is given do not count."""
         kinds = kinds_of(connection, view, self.settings, mask)
         space = space_of(connection, view, self.settings)
-        search = partial(
-            search_modalities, self.queries, self.config, space=space, kinds=kinds, nearest=nearest
-        )
+        # Of a hybrid search alpha is the share of the vectors: of texts and images alike.
+        config = replace(self.config, alpha=0.5) if self.config.mode == "hybrid" else self.config
+        search = partial(search_modalities, self.queries, config, space=space, kinds=kinds, nearest=nearest)
         return lambda _, count: search(count)
 
 
@@ -78,12 +79,17 @@ def space_of(connection: sqlite3.Connection, view: View, settings: Settings) -> 
     def moments() -> dict[str, Moments]:
         known = read_moments(connection)
         counts = _counts(connection, view, settings)
-        # Few are as good as many to know a mean by, but none are not.
-        if known and all(known[m].count >= STILL_GOOD * counts[m] for m in counts):
+        # Few are as good as many to know a mean by, but none are not; nor are those that are gone.
+        if known and all(_left(connection, known[m]) >= STILL_GOOD * counts[m] for m in counts):
             return known
         return view.moments(lambda: count_moments(connection, view, settings))
 
     return Space(text_dim, settings.image_dim, settings.shared_space, moments)
+
+
+def _left(connection: sqlite3.Connection, moments: Moments) -> int:
+    """How many of the vectors that were counted are still there, at least."""
+    return moments.count - dead_count(connection, since=moments.revision)
 
 
 def _counts(connection: sqlite3.Connection, view: View, settings: Settings) -> dict[str, int]:

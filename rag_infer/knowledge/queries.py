@@ -177,6 +177,12 @@ def dead_rows(connection: sqlite3.Connection, *, since: int = -1) -> NDArray[np.
     return np.array(rows, dtype=np.int64)
 
 
+def dead_count(connection: sqlite3.Connection, *, since: int) -> int:
+    """How many passages were replaced or deleted after a revision, as long as nothing was compacted."""
+    found = connection.execute("SELECT count(*) FROM dead WHERE revision > ?", (since,)).fetchone()
+    return int(found[0])
+
+
 def read_blocks(connection: sqlite3.Connection, where: str = "true") -> list[Block]:
     """The checksums of the vectors, by first row.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -38,7 +38,8 @@ class SearchConfig:
         fusion: of "hybrid": "weighted" or "reciprocal_rank". Of "dense", where there are images: "concat",
             "weighted_average", "score", "rrf" or "max", see `rag_infer.knowledge.modalities`; "weighted" is there
             "weighted_average" where texts and images share a space, else "concat".
-        alpha: the dense side's share in the fused weight, from 0 to 1; in a fusion of texts and images the texts'.
+        alpha: the dense side's share in the fused weight, from 0 to 1; in a "dense" fusion of texts and images the
+            texts' (in a "hybrid" search texts and images share alike).
         center: whether each modality's mean is subtracted from its vectors, which lessens the modality gap.
         candidates: passages each side gives to the fusion, at least k.
         rank_constant: of reciprocal rank fusion.
@@ -105,6 +106,21 @@ class SearchConfig:
         if unknown:
             raise TypeError(f"unknown search setting {unknown[0]!r}: expected {', '.join(sorted(known))}")
         return replace(self, **changes)
+
+    def check_questions(self, questions: Sequence[str], *, images: bool = False) -> None:
+        """Refuse to look for the words of a question that has none, and not to look at its image.
+
+        Args:
+            questions: their texts, "" where there is none.
+            images: whether any has an image that nobody else looks at.
+
+        Raises:
+            ValueError: an image alone in a search by words, or an image at all in one by words alone.
+        """
+        if self.mode != "dense" and not all(questions):
+            raise ValueError(f"a search of mode {self.mode!r} needs words: this question is an image alone")
+        if self.mode == "lexical" and images:
+            raise ValueError("a search of mode 'lexical' does not look at images: use dense or hybrid")
 
     def prior_scale(self, score_scale: float) -> float:
         """The factor on a passage's score before the softmax that makes its prior.

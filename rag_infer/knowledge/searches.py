@@ -24,18 +24,6 @@ from rag_infer.knowledge.similarity import as_stored
 from rag_infer.query import Query, Question, as_queries, is_one_question
 
 
-def check_words(questions: Sequence[str], search: SearchConfig, *, images: bool = False) -> None:
-    """Refuse to look for the words of a question that has none, and not to look at its image.
-
-    Raises:
-        ValueError: an image alone in a search by words, or an image at all in one by words alone.
-    """
-    if search.mode != "dense" and not all(questions):
-        raise ValueError(f"a search of mode {search.mode!r} needs words: this question is an image alone")
-    if search.mode == "lexical" and images:
-        raise ValueError("a search of mode 'lexical' does not look at images: use dense or hybrid")
-
-
 class Searches(Opened):
     """What is read of a knowledge base; each call sees one revision, whole."""
 
@@ -112,7 +100,7 @@ class Searches(Opened):
         check_k(k)
         chosen = search_config(search).updated(settings)
         queries = as_queries(question)
-        check_words([q.text for q in queries], chosen, images=any(q.image is not None for q in queries))
+        chosen.check_questions([q.text for q in queries], images=any(q.image is not None for q in queries))
         vectors = None if chosen.mode == "lexical" else self.encode_queries(queries)
         found = self.search_questions([q.text for q in queries], vectors, k, where=where, search=chosen)[0]
         return found[0] if is_one_question(question) else found
@@ -148,7 +136,7 @@ class Searches(Opened):
                 image.
             KnowledgeBaseError: a fusion of texts and images where there are no images.
         """
-        check_words(questions, search)
+        search.check_questions(questions)
         if self.settings.image_dim:
             return self._search_modalities(questions, vectors, k, where=where, search=search)
         if search.fusion in MODAL_FUSIONS or search.center:

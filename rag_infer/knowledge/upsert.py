@@ -112,6 +112,9 @@ class Upsert:
 
     def _vectors(self, batch: Batch, places: Sequence[int]) -> Vectors:
         if batch.vectors is not None:
+            for image in (batch.passages[i].image for i in places):
+                if image is not None:
+                    image.pixels()  # which encoding would have refused, if it is none
             return batch.vectors[list(places)]
         if not places:
             return np.empty((0, 0), dtype=np.float32)

@@ -100,5 +100,5 @@ def test_16_bits_are_clipped_as_in_transformers_and_said_so(tmp_path: Path) -> N
 
 def test_an_image_so_narrow_that_it_would_become_huge() -> None:
     processing = ImageProcessing(resize="shortest_edge", shortest_edge=224, height=224, width=224)
-    with pytest.raises(ImageError, match="10,000 x 1 pixels is too narrow"):
+    with pytest.raises(ImageError, match="10,000 x 1 pixels are too narrow"):
         prepare(np.zeros((1, 10_000, 3), dtype=np.uint8), processing)

@@ -6,8 +6,11 @@ import contextlib
 import io
 import random
 import struct
+import time
+import warnings
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +120,43 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "declared.svg": (lambda: b'\n<?xml encoding="UTF-8"?><svg/>', r"a drawing \(SVG\)"),
     "bomb.png": (bomb, "60,000 x 60,000 pixels, over 50,000,000|60000 x 60000|exceeds limit"),
     "text.png": (text_bomb, "cannot be read|damaged"),
-    "moving.gif": (lambda: animation("GIF"), "has 3 frames"),
-    "moving.webp": (lambda: animation("WEBP"), "has 3 frames"),
-    "moving.png": (lambda: animation("PNG"), "has 3 frames"),
-    "pages.tiff": (lambda: animation("TIFF"), "has 3 frames"),
+    "moving.gif": (lambda: animation("GIF"), "has several frames"),
+    "moving.webp": (lambda: animation("WEBP"), "has several frames"),
+    "moving.png": (lambda: animation("PNG"), "has several frames"),
+    "pages.tiff": (lambda: animation("TIFF"), "has several frames"),
 }
+
+
+def test_a_jpeg_with_a_preview_is_one_picture() -> None:
+    frames = [Image.fromarray(np.full((8, 8, 3), 80 * i, dtype=np.uint8)) for i in range(2)]
+    stream = io.BytesIO()
+    frames[0].save(stream, "MPO", save_all=True, append_images=frames[1:])
+    data = stream.getvalue()
+    assert data.startswith(b"\xff\xd8"), "a JPEG"
+    assert read_image(data).max() < 10, "its first picture"
+
+
+def test_frames_are_not_counted() -> None:
+    """That walks through all of them: a small file of very many took minutes."""
+    frame = Image.fromarray(np.zeros((1, 1), dtype=np.uint8))
+    stream = io.BytesIO()
+    frame.save(stream, "TIFF", save_all=True, append_images=[frame] * 3000)
+    started = time.process_time()
+    with pytest.raises(ImageError, match="has several frames"):
+        read_image(stream.getvalue())
+    seconds = time.process_time() - started
+    with Image.open(stream) as opened:
+        started = time.process_time()
+        assert opened.n_frames == 3001
+        assert seconds < (time.process_time() - started) / 3
+
+
+def test_threads_that_read_leave_no_filter_of_warnings_behind() -> None:
+    before = list(warnings.filters)
+    data = encoded("PNG")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read_image, [data] * 400))
+    assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("name", BAD)

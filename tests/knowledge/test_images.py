@@ -118,6 +118,21 @@ def test_a_lost_image_is_mended_by_upserting_it_again(kb: KnowledgeBase, tmp_pat
     assert kb.check().passages == 1
 
 
+@pytest.mark.parametrize("id_", ["p", "another"])
+def test_a_damaged_image_is_mended_by_upserting_it_again(kb: KnowledgeBase, tmp_path: Path, id_: str) -> None:
+    passage = Passage("p", "", image=picture("red"))
+    kb.upsert([passage, Passage("q", "a text")])
+    (path,) = (tmp_path / "kb" / "images").glob("*/*")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with pytest.raises(CorruptIndexError, match="upsert it again"):
+        kb.check()
+    with KnowledgeBase.open(tmp_path / "kb", encoder=SeeingEncoder(), verify="wait") as opened:
+        assert len(opened.search("red", k=2)) == 2, "an image is compared when it is read"
+    kb.upsert([Passage(id_, "", image=picture("red"))])
+    assert kb.check().passages == len(kb)
+    assert path.read_bytes() == picture("red")
+
+
 def test_what_was_never_committed_is_removed(kb: KnowledgeBase, tmp_path: Path) -> None:
     def ends_badly() -> Iterator[Passage]:
         yield from (Passage(f"p{i}", "", image=picture("red", i)) for i in range(2100))
@@ -212,6 +227,10 @@ def test_bad_images_name_the_file(kb: KnowledgeBase, tmp_path: Path) -> None:
     assert Passage("p", "  ", image=picture("red")).text == ""
     with pytest.raises(ImageError, match="empty: 0 bytes"):
         Passage("p", "", image=b"")
+    with pytest.raises(ImageError, match=r"passage 'bad': the image [0-9a-f]{12} is"):
+        kb.upsert([Passage("good", "", image=picture("red")), Passage("bad", "", image=picture("blue")[:60])])
+    with pytest.raises(ImageError, match="is no image of a supported format"):
+        kb.upsert([Passage("p", "a", image=b"no image")], np.ones((1, 32), dtype=np.float32))
     (tmp_path / "empty.png").touch()
     with pytest.raises(ImageError, match=r"empty\.png is empty: 0 bytes"):
         Passage("p", "", image=tmp_path / "empty.png")

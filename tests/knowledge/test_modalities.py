@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,11 @@ def test_words_and_images(kb: KnowledgeBase) -> None:
     assert [p.id for p in found if "7" in p.text]
     both = kb.search(Query("number 7", picture("red")), k=3, mode="hybrid", fusion="reciprocal_rank")
     assert len(both) == 3
+    question, near = Query("number 7", picture("red")), kb.search(Query("number 7", picture("red")), k=60)
+    hybrid = kb.search(question, k=60, mode="hybrid", fusion="reciprocal_rank", alpha=1.0, candidates=60)
+    assert [p.id for p in hybrid[:60]] == [p.id for p in near], (
+        "by the vectors alone, of text and image alike"
+    )
     with pytest.raises(KnowledgeBaseError, match="use fusion 'reciprocal_rank' in a hybrid search"):
         kb.search("number 7", mode="hybrid")
     with pytest.raises(ValueError, match="needs words: this question is an image alone"):
@@ -248,6 +254,24 @@ def test_means_of_what_was_not_there_yet_are_counted(tmp_path: Path) -> None:
         kb.build_index()
         after = kb.search(QUERIES, k=5, fusion="score")
         assert [[p.id for p in f] for f in before] == [[p.id for p in f] for f in after]
+
+
+def test_means_of_what_is_gone_are_not_used(tmp_path: Path) -> None:
+    with KnowledgeBase.create(tmp_path / "kb", encoder=SeeingEncoder(), threads=1) as kb:
+        kb.upsert(PASSAGES)
+        kb.build_index()
+        kb.delete([p.id for p in PASSAGES])
+        others = [replace(p, id=f"new{i}") for i, p in enumerate(PASSAGES) if p.metadata["number"] % 4 == 1]
+        kb.upsert(others)
+        question = Query("green", picture("green", 41))
+        found = kb.search(question, k=5, center=True)
+        kb.build_index()
+        assert kb.info()["means_of_revision"] == kb.revision
+        assert kb.search(question, k=5, center=True) == found
+        kb.delete([p.id for p in others])
+        kb.upsert(PASSAGES)
+        kb.compact()
+        assert kb.info()["means_of_revision"] == kb.revision, "it knows no more which rows were deleted"
 
 
 def test_damaged_means_are_told_and_mended(tmp_path: Path) -> None:
