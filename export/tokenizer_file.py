@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from transformers import AutoTokenizer, MarianTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, MarianTokenizer, PreTrainedTokenizerFast, SiglipTokenizer
+from transformers.convert_slow_tokenizer import SpmConverter
 
 from rag_infer.errors import ExportError
 from rag_infer.export.checkpoint import Checkpoint
 from rag_infer.export.marian_tokenizer import MarianConverter
+from rag_infer.export.siglip_tokenizer import SiglipConverter
 
 # Any of these makes a folder one that has a tokenizer.
 TOKENIZER_FILES = (
@@ -23,7 +25,7 @@ TOKENIZER_FILES = (
 def load_tokenizer(checkpoint: Checkpoint, **settings: Any) -> Any:
     """The checkpoint's own fast tokenizer of transformers, as its tokenizer_config.json says (cased or not, ...).
 
-    Marian's, which has none, is converted.
+    Marian's and SigLIP's, which have none, are converted.
 
     Args:
         checkpoint: the checkpoint.
@@ -42,9 +44,10 @@ def load_tokenizer(checkpoint: Checkpoint, **settings: Any) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(checkpoint.source, use_fast=True, **settings)
     except Exception as error:  # many kinds, from three libraries
         raise ExportError(f"the tokenizer of {checkpoint.source} cannot be loaded: {error}") from error
-    if isinstance(tokenizer, MarianTokenizer) and not tokenizer.separate_vocabs:
+    converter = _converter(tokenizer)
+    if converter is not None:
         return PreTrainedTokenizerFast(
-            tokenizer_object=MarianConverter(tokenizer).converted(),
+            tokenizer_object=converter(tokenizer).converted(),
             **{name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         )
     if not getattr(tokenizer, "is_fast", False):
@@ -52,6 +55,13 @@ def load_tokenizer(checkpoint: Checkpoint, **settings: Any) -> Any:
             f"the tokenizer of {checkpoint.source} has no fast form ({type(tokenizer).__name__})"
         )
     return tokenizer
+
+
+def _converter(tokenizer: Any) -> type[SpmConverter] | None:
+    """What makes a fast form of a tokenizer for which transformers has none; None for others."""
+    if isinstance(tokenizer, MarianTokenizer) and not tokenizer.separate_vocabs:
+        return MarianConverter
+    return SiglipConverter if isinstance(tokenizer, SiglipTokenizer) else None
 
 
 def read_tokenizer_file(path: Path) -> tokenizers.Tokenizer:

@@ -8,12 +8,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import sentencepiece
+import torch
 import transformers
 
-from rag_infer import Generator
+from rag_infer import Generator, TextEncoder
 from rag_infer.export import export_bundle
+from rag_infer.export.tokenizer_file import read_tokenizer_file
 from tests.seq2seq_checkpoints import make_model
 
 SOURCE = [
@@ -64,6 +67,42 @@ def test_ids_of_transformers(tmp_path: Path, family: str, kind: str, name: str) 
     tokenizer = Generator(export_bundle(tmp_path / "bundle", generator=folder)).tokenizer
     for text in strings(50):
         assert tokenizer.encode(text) == fast(text, add_special_tokens=False).input_ids
+
+
+def test_siglip(tmp_path: Path) -> None:
+    (tmp_path / "spiece.model").write_bytes(train(SOURCE))
+    slow = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"))
+    slow.save_pretrained(tmp_path / "siglip")
+    text: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    text |= {"num_attention_heads": 2, "vocab_size": len(slow), "max_position_embeddings": 12}
+    vision = {**text, "image_size": 16, "patch_size": 8}
+    model = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision)).eval()
+    model.save_pretrained(tmp_path / "siglip")
+    bundle = export_bundle(tmp_path / "bundle", text_encoder=tmp_path / "siglip")
+    encoder = TextEncoder.from_bundle(bundle, bundle.manifest.question_encoder)
+    odd = [
+        "",
+        "!!",
+        "  ",
+        "/   ",
+        "  a Photo",
+        "A Photo of a CAT!  ",
+        "a▁b",
+        "▁a",
+        "a\u00a0b\u3000c",
+        "don't - ever",
+        "É",
+    ]
+    texts = [*odd, *strings(300)]
+    tokenizer = read_tokenizer_file(tmp_path / "bundle" / "question_encoder" / "tokenizer.json")
+    for text_ in texts:
+        assert tokenizer.encode(text_).ids == slow(text_).input_ids, text_
+    said = [t for t in texts if len(slow(t).input_ids) in range(2, 12)][:20]
+    given = slow(said, padding="max_length", max_length=12, return_tensors="pt")
+    with torch.no_grad():  # with the padding in view, as it was trained: its checkpoints name no mask
+        features = model.get_text_features(given["input_ids"])
+        expected = torch.nn.functional.normalize(features, dim=-1).numpy()
+    np.testing.assert_allclose(encoder.encode(said), expected, atol=1e-5)
 
 
 def test_marian(tmp_path: Path) -> None:
