@@ -68,9 +68,13 @@ class Image:
         """The image of a file that stays where it is: a knowledge base keeps its path and its digest alone.
 
         Raises:
-            ImageError: as `of`.
+            ImageError: as `of`, or a path that is not UTF-8 and so cannot be kept.
         """
         found = cls.of(path)
+        try:
+            found.path.encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{found.path!a} cannot be referenced: it is not UTF-8") from None
         return cls(found.sha256, path=found.path, referenced=True)
 
     @property

@@ -62,13 +62,13 @@ class ImageRule:
     referenced: bool = False
 
     def image(self, left: dict[str, Any]) -> Image | None:
-        """Take the field out of the entry; None where there is none, or it is null.
+        """Take the field out of the entry; None where there is none, or it is null or empty (a table's cell).
 
         Raises:
             BadLineError: it is no path, or its file cannot be read.
         """
         value = left.pop("image", None)
-        if value is None:
+        if value is None or value == "":
             return None
         if not isinstance(value, str):
             raise BadLineError("wrong type", f"the image must be a path, found {_kind(value)}")

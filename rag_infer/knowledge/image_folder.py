@@ -58,5 +58,7 @@ def _passage(folder: Path, path: Path, *, referenced: bool) -> Passage:
         raise BadLineError("no image", str(error)) from None
     except UnicodeDecodeError as error:
         raise BadLineError("not UTF-8", f"{caption} is not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise BadLineError("no caption", f"{caption} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
-        raise BadLineError("not a passage", str(error)) from None
+        raise BadLineError("not a passage", f"{str(path)!a}: {error}") from None

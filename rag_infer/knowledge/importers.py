@@ -160,7 +160,8 @@ class _SeenIds:
         digest = int.from_bytes(blake2b(id_.encode(), digest_size=8).digest(), "big", signed=True)
         with no_room(CorpusError):
             query = "INSERT OR IGNORE INTO seen VALUES (?, ?, ?)"
-            if self._database.execute(query, (digest, path.name, line)).rowcount:
+            name = path.name.encode("utf-8", "backslashreplace").decode()  # which need not be UTF-8
+            if self._database.execute(query, (digest, name, line)).rowcount:
                 return
             query = "SELECT path, line FROM seen WHERE digest = ?"
             where, first = self._database.execute(query, (digest,)).fetchone()

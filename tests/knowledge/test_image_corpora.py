@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ def test_paths_are_relative_to_the_corpus(tmp_path: Path) -> None:
 def test_tables_have_images_too(tmp_path: Path) -> None:
     picture_file(tmp_path, "red")
     table = tmp_path / "corpus.tsv"
-    table.write_text("id\ttext\timage\n1\tone\tred-0.png\n")
-    assert read(table) == [Passage("1", "one", image=picture("red"))]
+    table.write_text("id\ttext\timage\n1\tone\tred-0.png\n2\ttwo\t\n")
+    assert read(table) == [Passage("1", "one", image=picture("red")), Passage("2", "two")]
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,8 @@ def test_tables_have_images_too(tmp_path: Path) -> None:
         ({"image": "missing.png"}, r"missing\.png cannot be read"),
         ({"image": "https://example.org/a.png"}, "is an address: nothing is fetched"),
         ({"image": 7}, "the image must be a path, found a number"),
-        ({"image": ""}, "is no file"),
+        ({"image": ""}, "no text in passage"),
+        ({"image": "."}, "is no file"),
         ({"image": "broken.png"}, r"broken\.png is damaged or cut short"),
         ({"text": " "}, "no text in passage"),
     ],
@@ -100,6 +102,18 @@ def test_folders_with_captions(tmp_path: Path) -> None:
             Passage("red-0.png", "a red one", image=picture("red")),
         ]
     assert read(folder, reference_images=True)[0].image == Image.of(picture("blue"))
+
+
+def test_paths_that_are_not_utf_8_can_be_kept_but_not_referenced(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    picture_file(folder, "red")
+    assert [p.id for p in read(folder)] == ["red-0.png"]
+    with pytest.raises(CorpusError, match=r"udcff.*cannot be referenced: it is not UTF-8"):
+        read(folder, reference_images=True)
+    (folder / "red-0.png").rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfe.png")))
+    with pytest.raises(CorpusError, match=r"image 1: .*udcfe\.png"):
+        read(tmp_path)
 
 
 def test_a_bad_image_of_a_folder_is_told(tmp_path: Path) -> None:
