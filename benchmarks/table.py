@@ -29,7 +29,8 @@ def section(name: str, result: Mapping[str, Any]) -> str:
     lines = [
         f"### {name}",
         "",
-        f"`{result['command']}`, {result['threads']} threads, commit {result['commit']}.",
+        f"`{result['command']}`, {result['threads']} threads, {result['instruction_level']}, "
+        f"commit {result['commit']}.",
     ]
     for row in result["results"]:
         lines += ["", *(comparison(row) if "contenders" in row else figures(row))]

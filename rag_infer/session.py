@@ -92,6 +92,8 @@ class Session:
         options.enable_mem_pattern = False
         # Encoder and generator have a pool each; threads that spin after a run would steal the other's time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Signed 8-bit weights become unsigned ones where products of signed ones would overflow (x86 without VNNI).
+        options.add_session_config_entry("session.x64quantprecision", "1")
         providers = _providers(device)
         if not path.is_file():
             raise BundleError(f"{path} is missing")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rag_infer.bundle import Bundle
 from rag_infer.cli.defaults import cache_folder
@@ -58,8 +59,12 @@ def prepare(folder: Path, *, until: str = "kb") -> None:
     run_stage(folder, "kb", inputs, kb, lambda: _index(checkpoints, bundle, kb))
 
 
-def report(folder: Path, *, count: int | None = None) -> None:
-    """Answer the test questions, and tell in tables how many right; with ``count`` only so many of them."""
+def report(folder: Path, *, count: int | None = None) -> dict[str, Any]:
+    """Answer the test questions, and tell in tables how many right; with ``count`` only so many of them.
+
+    Returns:
+        The figures: shares of right answers, and recalls by k.
+    """
     bundle, kb = folder / "bundle", folder / "kb"
     asked = measure.read_asked(folder / "checkpoints" / "questions.jsonl")
     asked = asked if count is None else measure.sample(asked, count)
@@ -67,21 +72,24 @@ def report(folder: Path, *, count: int | None = None) -> None:
     whole = [a for a in asked if a.facts]
     started = time.perf_counter()
     with RagEngine.from_pretrained(bundle, knowledge_base=kb) as engine:
-        figures = {
+        answers = {
             "majority answer": measure.majority(asked),
             "the generator without retrieval": measure.accuracy_alone(engine, asked),
         }
         right, _ = measure.accuracy(engine, asked, SEARCH)
-        figures[f"the generator with retrieval ({named(SEARCH)})"] = right
+        answers[f"the generator with retrieval ({named(SEARCH)})"] = right
         print(f"right answers to {len(asked):,} test questions, in {time.perf_counter() - started:.0f} s")
-        for name, value in figures.items():
+        for name, value in answers.items():
             print(f"  {value:.4f}  {name}")
         print(f"\neach fusion, {len(some):,} of the questions\n  right   first passage right   fusion")
+        fusions = {}
         for config in OTHERS:
             right, found = measure.accuracy(engine, some, config)
             print(f"  {right:.4f}  {found:.4f}                {named(config)}", flush=True)
+            fusions[named(config)] = {"right": right, "first passage right": found}
         example = write_picture(engine, some, folder / "example.png", SEARCH)
     print("\ntexts and images find each other: recall@1, @5, @10")
+    recalls: dict[str, dict[int, float]] = {}
     for config in CROSS_MODAL if whole else ():
         for name, measured in (
             ("image to text", measure.recall_of_texts(bundle, whole, config)),
@@ -89,9 +97,15 @@ def report(folder: Path, *, count: int | None = None) -> None:
         ):
             shown = "  ".join(f"{value:.3f}" for value in measured.values())
             print(f"  {shown}  {name}, {named(config)}")
+            recalls[f"{name}, {named(config)}"] = measured
     print(f"\na question, what was retrieved, and the answer: {example}")
-    figures["questions"] = len(asked)
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
+    return {
+        "questions": len(asked),
+        "answers": answers,
+        "questions for fusions": len(some),
+        "fusions": fusions,
+        "recall": recalls,
+    }
 
 
 def named(config: SearchConfig) -> str:
@@ -106,6 +120,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m rag_infer.export.demo.images", description=__doc__)
     parser.add_argument("--questions", type=int, metavar="N", help="answer only so many test questions")
     parser.add_argument("--until", choices=("sources", "kb"), help="stop after this stage, answer nothing")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="write the figures there as JSON")
     arguments = parser.parse_args()
     if arguments.questions is not None and arguments.questions < 1:
         parser.error(f"--questions must be at least 1, got {arguments.questions}")
@@ -114,7 +129,9 @@ def main() -> int:
     def work() -> None:
         prepare(folder, until=arguments.until or "kb")
         if arguments.until is None:
-            report(folder, count=arguments.questions)
+            figures = report(folder, count=arguments.questions)
+            if arguments.figures is not None:
+                arguments.figures.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
     return told("demo-images", work)
 

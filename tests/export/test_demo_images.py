@@ -85,15 +85,18 @@ def test_the_report_tells_what_was_measured(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(images, "SEARCH", SEARCH)
-    images.report(folder)
+    figures = images.report(folder)
     said = capsys.readouterr().out
     assert "right answers to 4 test questions" in said
     assert "0.5000  the generator with retrieval (max)" in said
     for name in ("concat", "weighted_average", "score", "rrf", "max", "center"):
         assert name in said
     assert "image to text" in said
-    figures = json.loads((folder / "figures.json").read_text())
-    assert (figures["questions"], figures["majority answer"]) == (4, 0.5)
+    assert (figures["questions"], figures["answers"]["majority answer"]) == (4, 0.5)
+    assert figures["answers"]["the generator with retrieval (max)"] == 0.5
+    assert len(figures["fusions"]) == len(images.OTHERS)
+    assert all(list(recall) == [1, 5, 10] for recall in figures["recall"].values())
+    json.dumps(figures)
     assert read_image(folder / "example.png").std() > 0
 
 

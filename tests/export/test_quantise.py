@@ -42,13 +42,14 @@ def weights(bundle: Bundle, graph: str) -> dict[str, int]:
 def test_products_are_int8_and_the_embedding_is_not(bundles: dict[str, Bundle]) -> None:
     kinds = weights(bundles["int8"], "generator/decoder.onnx")
     assert kinds.pop("embedding") == TensorProto.FLOAT
-    quantised = {name for name, kind in kinds.items() if kind == TensorProto.UINT8}
-    # One product a layer, the largest: gate and up.
-    assert len(quantised) == 2
-    kept = [f"layers.{i}.{name}.weight" for i in range(2) for name in ("query_key_value", "output", "down")]
-    assert {name for name in kinds if name not in quantised} == {"cos", "sin", "head", *kept}
+    quantised = {name for name, kind in kinds.items() if kind == TensorProto.INT8}
+    # Two products a layer (gate and up are one), and the head.
+    assert len(quantised) == 5
+    assert "head_quantized" in quantised
+    kept = [f"layers.{i}.{name}.weight" for i in range(2) for name in ("query_key_value", "down")]
+    assert {name for name in kinds if name not in quantised} == {"cos", "sin", *kept}
     encoder = weights(bundles["int8"], "question_encoder/model.onnx")
-    assert sum(kind == TensorProto.UINT8 for kind in encoder.values()) == 2 * 4
+    assert sum(kind == TensorProto.INT8 for kind in encoder.values()) == 2 * 4
     assert sum(r.size for r in bundles["int8"].manifest.files.values()) < sum(
         r.size for r in bundles["fp32"].manifest.files.values()
     )

@@ -36,9 +36,10 @@ def test_generator(tmp_path: Path, kind: str) -> None:
     bundle = export_bundle(tmp_path / "b", generator=tmp_path / "c", precision="int8")
     kinds = matrices(bundle, "generator/decoder.onnx")
     assert kinds["embedding"] == TensorProto.FLOAT
-    # One product a layer; a tied head stays in the embedding.
-    assert sum(kind == TensorProto.UINT8 for kind in kinds.values()) == 2
-    assert ("head" in kinds) == (kind != "tied")
+    # Two products a layer, and the head, tied or not.
+    assert sum(kind == TensorProto.INT8 for kind in kinds.values()) == 5
+    assert kinds["head_quantized"] == TensorProto.INT8
+    assert "head" not in kinds
     report = bundle.manifest.parity["generator"]
     assert report["agreement_with_fp32"]["prompts"] >= 20
     assert set(report["against_pytorch"]) == set(report["limits_against_pytorch"])
