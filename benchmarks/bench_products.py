@@ -1,8 +1,9 @@
 """What do ONNX Runtime's products by constant weights gain from eight bits, at the numbers of rows that occur here?
 
-The weights are those of a layer of BART-base and SmolLM2-135M. Float32, dynamic int8 as exported bundles have it
-(`DynamicQuantizeMatMul`, a scale per column), and `MatMulNBits` with 8-bit weights in blocks of 32. Rows: a step of 5
-passages, and of 4 beams each, a question, 5 passages of 200 tokens.
+The weights are those of a layer and of the head of BART-base and SmolLM2-135M. Float32, dynamic int8 as exported
+bundles have it (`DynamicQuantizeMatMul`, a scale per column, signed weights), the same unsigned, as it is made of that
+on processors without VNNI, and `MatMulNBits` with 8-bit weights in blocks of 32. Rows: a step of 5 passages, and of 4
+beams each, a question, 5 passages of 200 tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from benchmarks.script import script
 
 # (inputs, outputs): the feed-forward layers of BART-base, and of SmolLM2-135M.
 SHAPES = ((768, 3072), (576, 1536))
+# Their heads, through which only the rows of a step go.
+HEADS = ((768, 50265), (576, 49152))
+HEAD_ROWS = 20
 BLOCK = 32
 # Of the largest product: what eight bits may change.
 TOLERANCE = 0.05
@@ -48,6 +52,7 @@ def session(
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as `rag_infer.session`
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -59,15 +64,18 @@ def contenders(weight: Float, threads: int) -> dict[str, Any]:
 
     inputs, outputs = weight.shape
     scale = np.abs(weight).max(axis=0) / 127
-    whole = (np.round(weight / scale) + 128).astype(np.uint8)
+    signed = np.round(weight / scale).astype(np.int8)
+    unsigned = (signed.astype(np.int16) + 128).astype(np.uint8)
     blocks = weight.T.reshape(outputs, inputs // BLOCK, BLOCK)
     block_scale = np.abs(blocks).max(axis=2) / 127
     cut = (np.round(blocks / block_scale[..., None]) + 128).astype(np.uint8)
+    dynamic = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s", "z"], ["y"], domain="com.microsoft")
     made = {
         "float32": (helper.make_node("MatMul", ["x", "w"], ["y"]), {"w": weight}),
-        "dynamic int8": (
-            helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s", "z"], ["y"], domain="com.microsoft"),
-            {"w": whole, "s": scale, "z": np.full(outputs, 128, dtype=np.uint8)},
+        "dynamic int8": (dynamic, {"w": signed, "s": scale, "z": np.zeros(outputs, dtype=np.int8)}),
+        "dynamic uint8": (
+            dynamic,
+            {"w": unsigned, "s": scale, "z": np.full(outputs, 128, dtype=np.uint8)},
         ),
         "MatMulNBits 8": (
             helper.make_node(
@@ -109,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=positive, nargs="+", default=[5, 20, 120, 1000], help="by case")
     arguments = parser.parse_args(argv)
     same = {"threads": arguments.threads, "repeats": arguments.repeats, "seed": arguments.seed}
-    cases = [run_case(shape, rows, **same) for shape in SHAPES for rows in arguments.rows]
+    sizes = [(shape, rows) for shape in SHAPES for rows in arguments.rows]
+    sizes += [(shape, rows) for shape in HEADS for rows in arguments.rows if rows <= HEAD_ROWS]
+    cases = [run_case(shape, rows, **same) for shape, rows in sizes]
     print_report("products", cases, seed=arguments.seed, threads=arguments.threads, chart=arguments.chart)
     return 0
 

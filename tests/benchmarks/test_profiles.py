@@ -53,7 +53,7 @@ def test_steps_of_an_answer() -> None:
 def test_products_of_eight_bits_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before they are timed; a wrong one stops it."""
     case = bench_products.run_case((64, 32), 3, threads=1, repeats=1, seed=0)
-    assert list(case.milliseconds) == ["float32", "dynamic int8", "MatMulNBits 8"]
+    assert list(case.milliseconds) == ["float32", "dynamic int8", "dynamic uint8", "MatMulNBits 8"]
     monkeypatch.setattr(bench_products, "TOLERANCE", 1e-6)
     with pytest.raises(DifferentAnswersError, match="dynamic int8"):
         bench_products.run_case((64, 32), 3, threads=1, repeats=1, seed=0)
