@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.options import positive, timing_parser
 from benchmarks.report import Comparison, check_close, interleave, print_report
 from benchmarks.script import script
+from rag_infer import _kernels
 
 # (inputs, outputs): the feed-forward layers of BART-base, and of SmolLM2-135M.
 SHAPES = ((768, 3072), (576, 1536))
@@ -52,7 +53,8 @@ def session(
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.x64quantprecision", "1")  # as `rag_infer.session`
+    if not _kernels.has_vnni():  # as `rag_infer.session`: else products of signed weights overflow
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -290,5 +290,6 @@ PYBIND11_MODULE(_kernels, module) {
                "threads"_a.noconvert() = 1);
     module.def("instruction_level", &instruction_level, docstrings::kInstructionLevelDoc);
     module.def("available_levels", &available_levels, docstrings::kAvailableLevelsDoc);
+    module.def("has_vnni", &rag_infer::has_vnni, docstrings::kHasVnniDoc);
     module.def("set_instruction_level", &rag_infer::set_level, docstrings::kSetInstructionLevelDoc, "name"_a);
 }

@@ -225,6 +225,9 @@ The best the processor has, or at import the one the environment variable RAG_IN
 
 constexpr const char* kAvailableLevelsDoc = R"(The levels this processor can run, best first.)";
 
+constexpr const char* kHasVnniDoc =
+    R"(Whether the processor has AVX512-VNNI or AVX-VNNI, whatever level is in use.)";
+
 constexpr const char* kSetInstructionLevelDoc =
     R"(Uses another level from now on, in all threads. For tests and measurements.
 

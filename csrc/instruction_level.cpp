@@ -4,6 +4,10 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace rag_infer {
 namespace {
 
@@ -54,6 +58,19 @@ std::vector<Level> available_levels() {
 #endif
     levels.push_back(Level::scalar);
     return levels;
+}
+
+bool has_vnni() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (!__builtin_cpu_supports("avx2")) return false;
+    if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vl")) return true;
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    constexpr unsigned kAvxVnni = 1U << 4;  // which older compilers have no name for
+    return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & kAvxVnni) != 0;
+#else
+    return false;
+#endif
 }
 
 Level current_level() {

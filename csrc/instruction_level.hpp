@@ -13,6 +13,10 @@ const char* level_name(Level level);
 /// The levels this processor can run, best first; the last is always `scalar`.
 std::vector<Level> available_levels();
 
+/// Whether the processor multiplies 8-bit integers in sums of 32 bits (AVX512-VNNI or AVX-VNNI), whatever
+/// level is in use.
+bool has_vnni();
+
 /// The level in use.
 Level current_level();
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rag_infer import _kernels
 from rag_infer.errors import BundleError, DeviceError, GenerationError
 
 
@@ -92,8 +93,9 @@ class Session:
         options.enable_mem_pattern = False
         # Encoder and generator have a pool each; threads that spin after a run would steal the other's time.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # Signed 8-bit weights become unsigned ones where products of signed ones would overflow (x86 without VNNI).
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not _kernels.has_vnni():
+            # Products of signed 8-bit weights would overflow on x86: they become unsigned ones, which are slower.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         providers = _providers(device)
         if not path.is_file():
             raise BundleError(f"{path} is missing")

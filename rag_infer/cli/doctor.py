@@ -64,6 +64,7 @@ def _facts() -> dict[str, Any]:
         "runtime": _versions(RUNTIME_PACKAGES),
         "export": _versions(EXPORT_PACKAGES) or "not installed",
         "kernels": f"{_kernels.instruction_level()} (of {', '.join(_kernels.available_levels())})",
+        "int8 products": "VNNI" if _kernels.has_vnni() else "without VNNI",
         "providers": onnxruntime.get_available_providers(),
         "cuda": _cuda(),
         "threads": available_threads(),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +64,11 @@ def test_setting_a_level():
 def test_scalar_is_everywhere_and_last():
     assert _kernels.available_levels()[-1] == "scalar"
     assert set(_kernels.available_levels()) <= set(ALL)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or sys.platform != "linux", reason="reads /proc/cpuinfo of x86"
+)
+def test_vnni_is_what_the_system_says() -> None:
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    assert _kernels.has_vnni() == bool({"avx512_vnni", "avx_vnni"} & set(flags.split()))
