@@ -74,6 +74,8 @@ def folder(demo_bundle: Path, demo_knowledge_base: Path, tmp_path_factory: pytes
         (path / place).mkdir()
         for number, colour in enumerate(colours):
             (path / place / f"{colour}.png").write_bytes(picture(colour, number + 9 * (place == "new")))
+    shown = dict(console_commands())["cat questions.jsonl"]
+    (path / "questions.jsonl").write_text(shown, encoding="utf-8")
     (path / "articles.jsonl").write_text(excerpt(demo_bundle.with_name("corpus.jsonl")), encoding="utf-8")
     return path
 
