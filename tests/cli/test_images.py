@@ -84,7 +84,7 @@ def test_questions_with_images_are_evaluated(
     run("index", "build", kb, folder, "--bundle", bundle, capsys=capsys)
     entries = [
         {"image": "pictures/red-0.png", "answers": ["x"], "passage_id": "red-0.png"},
-        {"text": "", "image": "pictures/more/blue-0.png", "answers": ["x"], "passage_id": "red-0.png"},
+        {"text": "", "image": "pictures/more/blue-0.png", "answers": ["x"], "passage_id": "not there"},
         {"text": "a b", "image": "pictures/green-0.png", "answers": ["x"]},
     ]
     questions = tmp_path / "questions.jsonl"
