@@ -22,6 +22,7 @@ TOWER = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "nu
 
 
 def write_clip(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+    torch.manual_seed(0)
     vision = {**TOWER, "image_size": SIZE, "patch_size": 8, "projection_dim": 16}
     text = {**TOWER, "vocab_size": 50, "max_position_embeddings": 12, "projection_dim": 16}
     config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)
@@ -33,6 +34,7 @@ def write_clip(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def write_siglip(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+    torch.manual_seed(0)
     vision = {**TOWER, "image_size": SIZE, "patch_size": 8}
     text = {**TOWER, "vocab_size": 50, "max_position_embeddings": 12}
     model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=vision, text_config=text)).eval()
@@ -42,6 +44,7 @@ def write_siglip(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def write_vit(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+    torch.manual_seed(0)
     config = transformers.ViTConfig(**TOWER, image_size=SIZE, patch_size=8)
     model = transformers.ViTForImageClassification(config).eval()
     processor = transformers.ViTImageProcessor(size={"height": SIZE, "width": SIZE})
@@ -50,6 +53,7 @@ def write_vit(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def write_resnet(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
+    torch.manual_seed(0)
     config = transformers.ResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"
     )
