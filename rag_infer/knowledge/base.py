@@ -227,7 +227,8 @@ class KnowledgeBase(Changes):
         Args:
             path: file to make, gzipped where it ends in ``.gz``. It appears whole or not at all. Images are written to
                 a folder beside it, ``PATH.images``.
-            embeddings: also each passage's vector, in ``embeddings``: a list of numbers that give the same float32.
+            embeddings: also each passage's vector, in ``embeddings``: a list of numbers that give the same float32. It
+                is for other programs: `rag-infer index build` would take it for metadata.
 
         Raises:
             KnowledgeBaseError: there is such a file, or it cannot be written.

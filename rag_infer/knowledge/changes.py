@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rag_infer.errors import CorruptIndexError
+from rag_infer.errors import CorruptIndexError, KnowledgeBaseError
 from rag_infer.knowledge import maintenance
 from rag_infer.knowledge.arguments import check_ids, check_parts, check_vectors
 from rag_infer.knowledge.chunk import Chunker, forget_stale_chunks
@@ -211,7 +211,10 @@ class Changes(Searches):
             maintenance.compact(self._writer, vectors, dim=self.settings.dim)
             with self._record.reading() as connection:
                 self._writer.images.remove_unused(connection)
-        self._count_moments()  # which rows are dead is not known any more
+            with contextlib.suppress(
+                KnowledgeBaseError
+            ):  # it is compacted; they are counted when they are needed
+                self._count_moments()
         self._index.rebuild.refresh()  # without the writer lock: others may write meanwhile
 
     def _held_out(self, queries: NDArray[np.float32] | Sequence[str]) -> NDArray[np.float32]:

@@ -274,6 +274,23 @@ def test_means_of_what_is_gone_are_not_used(tmp_path: Path) -> None:
         assert kb.info()["means_of_revision"] == kb.revision, "it knows no more which rows were deleted"
 
 
+def test_a_compaction_that_ends_before_it_counts_leaves_no_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise KnowledgeBaseError("the disk is full")
+
+    with KnowledgeBase.create(tmp_path / "kb", encoder=SeeingEncoder(), threads=1) as kb:
+        kb.upsert(PASSAGES)
+        kb.build_index()
+        assert kb.info()["means_of_revision"] == 1
+        kb.delete([p.id for p in PASSAGES[:50]])
+        monkeypatch.setattr("rag_infer.knowledge.changes.write_moments", full)
+        kb.compact()
+        assert kb.info()["dead_rows"] == 0
+        assert kb.info()["means_of_revision"] is None, "they are counted when they are needed"
+
+
 def test_damaged_means_are_told_and_mended(tmp_path: Path) -> None:
     encoder = SeeingEncoder()
     with KnowledgeBase.create(tmp_path / "kb", encoder=encoder, threads=1) as kb:
