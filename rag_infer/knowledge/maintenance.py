@@ -86,9 +86,8 @@ def compact(writer: Writer, vectors: Vectors, *, dim: int) -> None:
                 _move(connection, [by_row[row] for row in part.tolist()], end)
                 end += len(part)
         _renumber_fields(connection)
-        write_moments(
-            connection, {}
-        )  # how many of the vectors that they are of are gone is not known any more
+        # How many of the vectors that they are of are gone is not known any more.
+        write_moments(connection, {})
         connection.execute("INSERT INTO lexical (lexical) VALUES ('rebuild')")
         write_state(
             connection,

@@ -6,6 +6,7 @@ import contextlib
 import io
 import random
 import struct
+import sys
 import time
 import warnings
 import zlib
@@ -152,10 +153,14 @@ def test_frames_are_not_counted() -> None:
 
 
 def test_threads_that_read_leave_no_filter_of_warnings_behind() -> None:
-    before = list(warnings.filters)
+    before, interval = list(warnings.filters), sys.getswitchinterval()
     data = encoded("PNG")
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(read_image, [data] * 400))
+    sys.setswitchinterval(1e-6)  # so that they meet
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(read_image, [data] * 400))
+    finally:
+        sys.setswitchinterval(interval)
     assert list(warnings.filters) == before
 
 
