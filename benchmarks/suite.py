@@ -40,6 +40,7 @@ SUITE: Mapping[str, Sequence[str]] = {
     "rag-token-base-50-docs": ["bench_rag", "--n-docs", "50", "--repeats", "1"],
     "rag-sequence-base": ["bench_rag", "--strategy", "rag-sequence", "--repeats", "2"],
     "rag-token-large": ["bench_rag", "--model", "bart-large", "--repeats", "2"],
+    "easy-vqa": ["bench_images"],
 }
 # What runs within a minute or two and needs nothing but `make models`.
 DEFAULT = ("topk", "marginalise", "start")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -120,7 +119,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m rag_infer.export.demo.images", description=__doc__)
     parser.add_argument("--questions", type=int, metavar="N", help="answer only so many test questions")
     parser.add_argument("--until", choices=("sources", "kb"), help="stop after this stage, answer nothing")
-    parser.add_argument("--figures", type=Path, metavar="FILE", help="write the figures there as JSON")
     arguments = parser.parse_args()
     if arguments.questions is not None and arguments.questions < 1:
         parser.error(f"--questions must be at least 1, got {arguments.questions}")
@@ -129,9 +127,7 @@ def main() -> int:
     def work() -> None:
         prepare(folder, until=arguments.until or "kb")
         if arguments.until is None:
-            figures = report(folder, count=arguments.questions)
-            if arguments.figures is not None:
-                arguments.figures.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+            report(folder, count=arguments.questions)
 
     return told("demo-images", work)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import bench_images
 from rag_infer import RagEngine
 from rag_infer.export.demo import images, images_measure
 from rag_infer.images import read_image
@@ -96,7 +97,11 @@ def test_the_report_tells_what_was_measured(
     assert figures["answers"]["the generator with retrieval (max)"] == 0.5
     assert len(figures["fusions"]) == len(images.OTHERS)
     assert all(list(recall) == [1, 5, 10] for recall in figures["recall"].values())
-    json.dumps(figures)
+    first, *others = rows = bench_images.tables(figures)
+    assert first["right, %: the generator with retrieval (max)"] == 50
+    assert all("max" in " ".join(row) for row in others[:2])
+    assert others[2]["recall@10, %: image to text, weighted_average, alpha 0.5"] == 100
+    json.dumps(rows)
     assert read_image(folder / "example.png").std() > 0
 
 
