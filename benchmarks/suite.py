@@ -27,6 +27,7 @@ SUITE: Mapping[str, Sequence[str]] = {
     "hnsw": ["bench_hnsw"],
     "marginalise": ["bench_marginalise"],
     "products": ["bench_products"],
+    "norms": ["bench_norms"],
     "start": ["bench_start"],
     "memory": ["bench_start", "--repeats", "1", "--requests", "2000", "--passage-cache-mb", "256"],
     "knowledge-200k": ["bench_knowledge"],

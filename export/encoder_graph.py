@@ -55,15 +55,24 @@ def _export_body(encoder: LoadedEncoder, path: Path) -> None:
 
 
 def _fuse(path: Path, config: Any) -> onnx.ModelProto:
-    """Attention, layer normalisation and GELU as one node each."""
+    """Attention, layer normalisation and GELU as one node each.
+
+    Not with the additions before them: `rag_infer.session.Session` says why, and a GPU's session fuses them itself.
+    """
+    from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
+    options = FusionOptions("bert")
+    options.enable_skip_layer_norm = False
+    options.enable_bias_skip_layer_norm = False
+    options.enable_bias_gelu = False
     with quiet_exporter():
         optimised = optimize_model(
             str(path),
             model_type="bert",
             num_heads=config.num_attention_heads,
             hidden_size=config.hidden_size,
+            optimization_options=options,
             opt_level=0,
         )
     graph: onnx.ModelProto = optimised.model

@@ -101,7 +101,9 @@ class Session:
             raise BundleError(f"{path} is missing")
         try:
             with _unlogged(device):
-                self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+                self._session = onnxruntime.InferenceSession(
+                    str(path), options, providers=providers, disabled_optimizers=_unwanted(device)
+                )
         except Exception as error:  # onnxruntime's errors share no base but RuntimeError and Exception
             raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
         _demand(self._session, device)
@@ -263,6 +265,13 @@ def _demand(session: Any, device: str) -> None:
             f"device {device!r} asked for, but ONNX Runtime could only use {', '.join(session.get_providers())}: "
             "it needs an NVIDIA driver, and the CUDA and cuDNN libraries onnxruntime-gpu was built for"
         )
+
+
+def _unwanted(device: str) -> list[str]:
+    """Rewritings of a graph that make it slower: an addition fused with the normalisation after it, which on the CPU
+    takes up to six times as long as a node for each (`benchmarks/bench_norms.py`).
+    """
+    return ["SkipLayerNormFusion"] if device == "cpu" else []
 
 
 def _providers(device: str) -> list[Any]:

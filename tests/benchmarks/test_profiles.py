@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bench_copying, bench_products
+from benchmarks import bench_copying, bench_norms, bench_products
 from benchmarks.profile_operators import profile
 from benchmarks.report import DifferentAnswersError
 from rag_infer import GenerationConfig
@@ -57,3 +57,12 @@ def test_products_of_eight_bits_are_those_of_float32(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bench_products, "TOLERANCE", 1e-6)
     with pytest.raises(DifferentAnswersError, match="dynamic int8"):
         bench_products.run_case((64, 32), 3, threads=1, repeats=1, seed=0)
+
+
+def test_norms_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before they are timed; a wrong one stops it."""
+    case = bench_norms.run_case(3, 16, threads=1, repeats=1, seed=0)
+    assert list(case.milliseconds) == ["SkipLayerNormalization", "Add, LayerNormalization"]
+    monkeypatch.setattr(bench_norms, "expected", lambda x, other: x)
+    with pytest.raises(DifferentAnswersError, match="SkipLayerNormalization"):
+        bench_norms.run_case(3, 16, threads=1, repeats=1, seed=0)
