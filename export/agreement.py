@@ -116,7 +116,7 @@ def _best_tokens(
 ) -> NDArray[np.int64]:
     """The graph's best token at each place of an answer, given the answer before it, int64 ``[tokens]``.
 
-    Token by token, as the runtime goes: what a quantised product gives depends on what else is in the batch.
+    Token by token, as the runtime goes.
     """
     state, logits = decoder.prefill(preamble, [[prompt]], reserve=len(answer))
     best = [int(logits[0, 0].argmax())]

@@ -13,7 +13,6 @@ from rag_infer.export.agreement import check_greedy, compare_precisions
 from rag_infer.export.causal import LoadedGenerator, load_generator, write_decoder_graph
 from rag_infer.export.checkpoint import find_checkpoint, read_config
 from rag_infer.export.device_graphs import write_device_graphs
-from rag_infer.export.families.llama import FLOAT32_WEIGHTS
 from rag_infer.export.graph_file import WeightFile
 from rag_infer.export.half_writer import halve_causal, halve_seq2seq
 from rag_infer.export.parity import check_generator
@@ -94,7 +93,9 @@ def _write_causal(
             if precision == "fp16":
                 figures = halve_causal(part, reference / part.graph, graph)
             else:
-                quantise_graph(reference / part.graph, graph, keep=FLOAT32_WEIGHTS)
+                # The first token's activations are up to a thousand times any other's ("massive activations", Sun et
+                # al. 2024): with one scale for all, the others would be rounded away.
+                quantise_graph(reference / part.graph, graph, by_token=True)
             tell("comparing the generator's tokens with fp32")
             figures["agreement_with_fp32"] = compare_precisions(reference / part.graph, graph, part)
     tell("comparing the generator with PyTorch")

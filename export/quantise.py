@@ -1,18 +1,19 @@
 """Dynamic int8: weights as 8-bit integers with a scale per output channel, activations quantised run by run.
 
-Embeddings stay float32 (but not a head that is tied to one), and what a family names
-(`rag_infer.export.families.llama.FLOAT32_WEIGHTS`).
+Embeddings stay float32 (but not a head that is tied to one).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rag_infer.export.graph_file import WeightFile, split_weights, write_graph
@@ -22,10 +23,25 @@ from rag_infer.export.tracing import quiet_exporter
 OPERATORS = ("MatMul", "Attention")
 # The name of a head that is the embedding in float32.
 HEAD = "head"
+# What is computed token by token, as ends of names.
+PER_TOKEN = ("magnitude", "largest", "scale", "scaled", "rounded", "unscaled")
+LARGEST = 127
+# A token that was divided by its largest magnitude lies between -1 and 1: unsigned integers around the middle. One of
+# zeros alone is divided by the smallest.
+CONSTANTS: Mapping[str, NDArray[Any]] = {
+    "step": np.array(1 / LARGEST, dtype=np.float32),
+    "middle": np.array(128, dtype=np.uint8),
+    "weights_middle": np.array(0, dtype=np.int8),
+    "smallest": np.array(1e-30, dtype=np.float32),
+}
 
 
 def quantise_graph(
-    source: Path, target: Path, *, keep: Collection[str] = (), file: WeightFile | None = None
+    source: Path,
+    target: Path,
+    *,
+    by_token: bool = False,
+    file: WeightFile | None = None,
 ) -> None:
     """Quantise a graph.
 
@@ -36,35 +52,41 @@ def quantise_graph(
     Args:
         source: the float32 graph.
         target: where the quantised one goes.
-        keep: endings of the names of weights that stay float32.
+        by_token: whether each token's activations get a scale of their own (`scale_tokens`), or all of a run one.
         file: where its weights go, default ``target.data``.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        path, untied = Path(folder) / "quantised.onnx", Path(folder) / "untied.onnx"
-        write_untied(source, untied)
-        nodes = onnx.load(untied, load_external_data=False).graph.node
-        kept = [n.name for n in nodes if n.op_type in OPERATORS and n.input[1].endswith(tuple(keep))]
+    model = onnx.load(source)
+    untie_heads(model)
+    if by_token:
+        quantise_by_token(model)
+    else:
+        model = _quantise_by_run(model, target.parent)
+    write_graph(model, split_weights(model), target, file=file)
+
+
+def _quantise_by_run(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """Make products by weights those of 8-bit integers, with a scale for all activations of a run."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        path, source = Path(place) / "quantised.onnx", Path(place) / "float32.onnx"
+        onnx.save(model, source, save_as_external_data=True, location=f"{source.name}.data")
         with quiet_exporter():
             quantize_dynamic(
-                untied,
+                source,
                 path,
                 op_types_to_quantize=list(OPERATORS),
-                nodes_to_exclude=kept,
                 per_channel=True,
                 weight_type=QuantType.QInt8,
                 use_external_data_format=True,
                 # ONNX's shape inference does not know ONNX Runtime's own operators.
                 extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
             )
-        graph = onnx.load(path)
-    write_graph(graph, split_weights(graph), target, file=file)
+        return onnx.load(path)
 
 
-def write_untied(source: Path, target: Path) -> None:
-    """Write a graph in which a head that reads the embedding across is a weight of its own: the embedding itself
-    stays float32, and is read a row at a time.
+def untie_heads(model: onnx.ModelProto) -> None:
+    """Give a head that reads the embedding across a weight of its own: the embedding itself stays float32, and is read
+    a row at a time.
     """
-    model = onnx.load(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     heads = [n for n in model.graph.node if n.op_type == "FusedMatMul" and n.input[1] in weights]
     for embedding in {node.input[1] for node in heads}:
@@ -73,4 +95,48 @@ def write_untied(source: Path, target: Path) -> None:
     for node in heads:
         node.op_type, node.domain, node.input[1] = "MatMul", "", HEAD
         del node.attribute[:]
-    onnx.save(model, target, save_as_external_data=True, location=f"{target.name}.data")
+
+
+def quantise_by_token(model: onnx.ModelProto) -> None:
+    """Make every product by a weight one of 8-bit integers, with a scale for each token and each output channel.
+
+    A token is divided by its largest magnitude, so that all of them fill the same range: none is rounded more coarsely
+    because of another, nor differently in another batch (per-token scales, Yao et al. 2022, "ZeroQuant").
+
+    Args:
+        model: the float32 graph; changed in place.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights:
+            nodes += _by_token(node)
+            model.graph.initializer.extend(_by_channel(weights.pop(node.input[1])))
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in CONSTANTS.items())
+
+
+def _by_token(product: onnx.NodeProto) -> list[onnx.NodeProto]:
+    (x, weight), y = product.input, product.output[0]
+    magnitude, largest, scale, scaled, rounded, unscaled = (f"{y}_{name}" for name in PER_TOKEN)
+    quantised = [rounded, f"{weight}_quantized", "step", f"{weight}_scale", "middle", "weights_middle"]
+    return [
+        helper.make_node("Abs", [x], [magnitude]),
+        helper.make_node("ReduceMax", [magnitude], [largest], axes=[-1], keepdims=1),
+        helper.make_node("Max", [largest, "smallest"], [scale]),
+        helper.make_node("Div", [x, scale], [scaled]),
+        helper.make_node("QuantizeLinear", [scaled, "step", "middle"], [rounded]),
+        helper.make_node("MatMulIntegerToFloat", quantised, [unscaled], domain="com.microsoft"),
+        helper.make_node("Mul", [unscaled, scale], [y]),
+    ]
+
+
+def _by_channel(tensor: onnx.TensorProto) -> list[onnx.TensorProto]:
+    weight = numpy_helper.to_array(tensor)
+    scale = np.maximum(np.abs(weight).max(axis=0), CONSTANTS["smallest"]) / np.float32(LARGEST)
+    quantised = np.rint(weight / scale).astype(np.int8)
+    named = {f"{tensor.name}_quantized": quantised, f"{tensor.name}_scale": scale}
+    return [numpy_helper.from_array(value, name) for name, value in named.items()]

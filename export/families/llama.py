@@ -20,11 +20,6 @@ from rag_infer.errors import ExportError
 from rag_infer.export.modules import Affine
 from rag_infer.export.operators import Reshape, RMSNorm, Rotate, SelectQueries, SiLU, TiedHead
 
-# What an int8 graph keeps in float32. A quantised input has one scale for all its tokens. That of the down projection
-# is set by the first token, whose activations are up to a thousand times any other's ("massive activations", Sun et al.
-# 2024), and rounds the others away; an error in keys and values is seen by every later token.
-FLOAT32_WEIGHTS = (".query_key_value.weight", ".down.weight")
-
 # Their rotation frequencies are the same at every length; "dynamic" and "longrope" change with the length.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 

@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rag_infer.export import export_bundle
+from rag_infer.export.quantise import quantise_graph
 from tests.export.checkpoints import write_bert
 
 VALGRIND = shutil.which("valgrind")
@@ -29,7 +30,12 @@ session = Session(folder / "products.onnx", threads=1)
 rows = np.load(folder / "rows.npy")
 bundle = rag_infer.Bundle.load(folder / "bundle")
 encoder = rag_infer.TextEncoder.from_bundle(bundle, bundle.manifest.question_encoder, threads=1)
-np.savez(sys.argv[2], products=session.run({"x": rows})[0], vectors=encoder.encode(["a b c", "d e f g h", "i"]))
+found = {
+    "products": session.run({"x": rows})[0],
+    "by_token": Session(folder / "by_token.onnx", threads=1).run({"x": rows})[0],
+    "vectors": encoder.encode(["a b c", "d e f g h", "i"]),
+}
+np.savez(sys.argv[2], **found)
 """
 
 
@@ -49,6 +55,11 @@ def write_products(path: Path) -> None:
         "weights_zero": np.zeros(COLUMNS, dtype=np.int8),
         "weights_scale": np.full(COLUMNS, 1 / 127, dtype=np.float32),
     }
+    write(path, nodes, initializers)
+
+
+def write(path: Path, nodes: list[onnx.NodeProto], initializers: dict[str, np.ndarray]) -> None:
+    """A graph from "x" to "y"."""
     graph = helper.make_graph(
         nodes,
         "products",
@@ -56,7 +67,17 @@ def write_products(path: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, COLUMNS])],
         [numpy_helper.from_array(array, name) for name, array in initializers.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+
+
+def write_by_token(path: Path) -> None:
+    """The same from weights of 1 and -1, with a scale for each token."""
+    weights = np.ones((WIDTH, COLUMNS), dtype=np.float32)
+    weights[:, 1::2] = -1
+    source = path.with_name("float32.onnx")
+    write(source, [helper.make_node("MatMul", ["x", "weights"], ["y"])], {"weights": weights})
+    quantise_graph(source, path, by_token=True)
 
 
 @pytest.mark.skipif(VALGRIND is None, reason="needs valgrind, which has a processor of its own without VNNI")
@@ -66,6 +87,7 @@ def test_signed_weights_do_not_overflow(tmp_path: Path) -> None:
     write_bert(tmp_path / "bert")
     export_bundle(tmp_path / "bundle", question_encoder=tmp_path / "bert", precision="int8")
     write_products(tmp_path / "products.onnx")
+    write_by_token(tmp_path / "by_token.onnx")
     rows = np.ones((ROWS, WIDTH), dtype=np.float32)
     np.save(tmp_path / "rows.npy", rows)
     found = {}
@@ -78,4 +100,5 @@ def test_signed_weights_do_not_overflow(tmp_path: Path) -> None:
     expected = np.tile(np.where(np.arange(COLUMNS) % 2, -WIDTH, WIDTH), (ROWS, 1))
     for arrays in found.values():
         np.testing.assert_allclose(arrays["products"], expected, rtol=1e-5)
+        np.testing.assert_allclose(arrays["by_token"], expected, rtol=1e-5)
     np.testing.assert_allclose(found["without"]["vectors"], found["here"]["vectors"], atol=1e-4)
