@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rag_infer.errors import ExportError
-from rag_infer.export.agreement import check_greedy, compare_precisions
+from rag_infer.export.agreement import check_greedy, compare_precisions, sample_prompts
 from rag_infer.export.causal import LoadedGenerator, load_generator, write_decoder_graph
 from rag_infer.export.checkpoint import find_checkpoint, read_config
 from rag_infer.export.device_graphs import write_device_graphs
@@ -29,10 +29,13 @@ from rag_infer.export.seq2seq import (
 )
 from rag_infer.export.seq2seq_parity import check_seq2seq
 from rag_infer.export.seq2seq_parity import compare_precisions as compare_seq2seq_precisions
+from rag_infer.export.smoothing import smooth
 from rag_infer.parts import CausalGeneratorPart, GeneratorPart, Seq2SeqGeneratorPart
 
 Loaded = LoadedGenerator | LoadedSeq2Seq
 Tell = Callable[[str], None]
+
+SMOOTHED = "smoothed.onnx"
 
 
 def load_any_generator(source: str | Path) -> Loaded:
@@ -93,13 +96,22 @@ def _write_causal(
             if precision == "fp16":
                 figures = halve_causal(part, reference / part.graph, graph)
             else:
-                # The first token's activations are up to a thousand times any other's ("massive activations", Sun et
-                # al. 2024): with one scale for all, the others would be rounded away.
-                quantise_graph(reference / part.graph, graph, by_token=True)
+                _quantise_causal(loaded, part, reference, graph)
             tell("comparing the generator's tokens with fp32")
             figures["agreement_with_fp32"] = compare_precisions(reference / part.graph, graph, part)
     tell("comparing the generator with PyTorch")
     return {**check_generator(loaded, part, graph, precision), **figures}
+
+
+def _quantise_causal(
+    loaded: LoadedGenerator, part: CausalGeneratorPart, reference: Path, graph: Path
+) -> None:
+    preamble, prompts = sample_prompts(graph.with_name("tokenizer.json"), part)
+    smoothed = smooth(loaded.model, [[*preamble, *prompt] for prompt in prompts])
+    write_decoder_graph(smoothed, reference / SMOOTHED)
+    # The first token's activations are up to a thousand times any other's ("massive activations", Sun et al. 2024):
+    # with one scale for all, the others would be rounded away.
+    quantise_graph(reference / SMOOTHED, graph, by_token=True)
 
 
 def _write_seq2seq(

@@ -36,8 +36,8 @@ def test_generator(tmp_path: Path, kind: str) -> None:
     bundle = export_bundle(tmp_path / "b", generator=tmp_path / "c", precision="int8")
     kinds = matrices(bundle, "generator/decoder.onnx")
     assert kinds["embedding"] == TensorProto.FLOAT
-    # Two products a layer, and the head, tied or not.
-    assert sum(kind == TensorProto.INT8 for kind in kinds.values()) == 5
+    # Four products a layer, and the head, tied or not.
+    assert sum(kind == TensorProto.INT8 for kind in kinds.values()) == 2 * 4 + 1
     assert kinds["head_quantized"] == TensorProto.INT8
     assert "head" not in kinds
     report = bundle.manifest.parity["generator"]
