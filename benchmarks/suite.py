@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(SUITE)}; default {', '.join(DEFAULT)}"
     )
-    parser.add_argument("--all", action="store_true", help="the whole suite, about two hours")
+    parser.add_argument("--all", action="store_true", help="the whole suite, more than two hours")
     parser.add_argument(
         "--record", action="store_true", help="keep results and charts in benchmarks/results/"
     )

@@ -57,7 +57,8 @@ def _export_body(encoder: LoadedEncoder, path: Path) -> None:
 def _fuse(path: Path, config: Any) -> onnx.ModelProto:
     """Attention, layer normalisation and GELU as one node each.
 
-    Not with the additions before them: `rag_infer.session.Session` says why, and a GPU's session fuses them itself.
+    Not with the additions before them: with a normalisation that is slower on the CPU (`rag_infer.session`), and a bias
+    becomes part of an int8 product.
     """
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model

@@ -107,8 +107,7 @@ def _quantise_causal(
     loaded: LoadedGenerator, part: CausalGeneratorPart, reference: Path, graph: Path
 ) -> None:
     preamble, prompts = sample_prompts(graph.with_name("tokenizer.json"), part)
-    smoothed = smooth(loaded.model, [[*preamble, *prompt] for prompt in prompts])
-    write_decoder_graph(smoothed, reference / SMOOTHED)
+    write_decoder_graph(smooth(loaded.model, [[*preamble, *p] for p in prompts]), reference / SMOOTHED)
     # The first token's activations are up to a thousand times any other's ("massive activations", Sun et al. 2024):
     # with one scale for all, the others would be rounded away.
     quantise_graph(reference / SMOOTHED, graph, by_token=True)

@@ -1,4 +1,5 @@
-"""Dynamic int8: weights as 8-bit integers with a scale per output channel, activations quantised run by run.
+"""Dynamic int8: weights as 8-bit integers with a scale per output channel, activations quantised as they come, with a
+scale for all of a run or for each token.
 
 Embeddings stay float32 (but not a head that is tied to one).
 """
@@ -21,17 +22,19 @@ from rag_infer.export.tracing import quiet_exporter
 
 # The products by constant weights: plain, and inside the encoder's fused attention.
 OPERATORS = ("MatMul", "Attention")
+DOMAIN = "com.microsoft"
 # The name of a head that is the embedding in float32.
 HEAD = "head"
 # What is computed token by token, as ends of names.
 PER_TOKEN = ("magnitude", "largest", "scale", "scaled", "rounded", "unscaled")
+# What becomes of a weight, as ends of names.
+BY_CHANNEL = ("quantized", "scale", "zero_point")
 LARGEST = 127
 # A token that was divided by its largest magnitude lies between -1 and 1: unsigned integers around the middle. One of
 # zeros alone is divided by the smallest.
 CONSTANTS: Mapping[str, NDArray[Any]] = {
     "step": np.array(1 / LARGEST, dtype=np.float32),
     "middle": np.array(128, dtype=np.uint8),
-    "weights_middle": np.array(0, dtype=np.int8),
     "smallest": np.array(1e-30, dtype=np.float32),
 }
 
@@ -52,7 +55,7 @@ def quantise_graph(
     Args:
         source: the float32 graph.
         target: where the quantised one goes.
-        by_token: whether each token's activations get a scale of their own (`scale_tokens`), or all of a run one.
+        by_token: whether each token's activations get a scale of their own (`quantise_by_token`), or all of a run one.
         file: where its weights go, default ``target.data``.
     """
     model = onnx.load(source)
@@ -108,28 +111,36 @@ def quantise_by_token(model: onnx.ModelProto) -> None:
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
+    quantised: dict[str, onnx.TensorProto] = {}
     for node in model.graph.node:
         if node.op_type == "MatMul" and node.input[1] in weights:
+            quantised[node.input[1]] = weights[node.input[1]]
             nodes += _by_token(node)
-            model.graph.initializer.extend(_by_channel(weights.pop(node.input[1])))
         else:
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    for tensor in quantised.values():
+        model.graph.initializer.extend(_by_channel(tensor))
+        model.graph.initializer.remove(tensor)
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in CONSTANTS.items())
+    if all(entry.domain != DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
 
 
 def _by_token(product: onnx.NodeProto) -> list[onnx.NodeProto]:
     (x, weight), y = product.input, product.output[0]
     magnitude, largest, scale, scaled, rounded, unscaled = (f"{y}_{name}" for name in PER_TOKEN)
-    quantised = [rounded, f"{weight}_quantized", "step", f"{weight}_scale", "middle", "weights_middle"]
+    # A zero point for each weight: where ONNX Runtime makes unsigned weights of them, it changes each one's.
+    integers = [f"{weight}_{name}" for name in BY_CHANNEL]
+    quantised = [rounded, integers[0], "step", integers[1], "middle", integers[2]]
     return [
         helper.make_node("Abs", [x], [magnitude]),
         helper.make_node("ReduceMax", [magnitude], [largest], axes=[-1], keepdims=1),
         helper.make_node("Max", [largest, "smallest"], [scale]),
         helper.make_node("Div", [x, scale], [scaled]),
         helper.make_node("QuantizeLinear", [scaled, "step", "middle"], [rounded]),
-        helper.make_node("MatMulIntegerToFloat", quantised, [unscaled], domain="com.microsoft"),
+        helper.make_node("MatMulIntegerToFloat", quantised, [unscaled], domain=DOMAIN),
         helper.make_node("Mul", [unscaled, scale], [y]),
     ]
 
@@ -138,5 +149,6 @@ def _by_channel(tensor: onnx.TensorProto) -> list[onnx.TensorProto]:
     weight = numpy_helper.to_array(tensor)
     scale = np.maximum(np.abs(weight).max(axis=0), CONSTANTS["smallest"]) / np.float32(LARGEST)
     quantised = np.rint(weight / scale).astype(np.int8)
-    named = {f"{tensor.name}_quantized": quantised, f"{tensor.name}_scale": scale}
-    return [numpy_helper.from_array(value, name) for name, value in named.items()]
+    zero = np.array(0, dtype=np.int8)
+    values = zip(BY_CHANNEL, (quantised, scale, zero), strict=True)
+    return [numpy_helper.from_array(value, f"{tensor.name}_{name}") for name, value in values]

@@ -102,7 +102,7 @@ class Session:
         try:
             with _unlogged(device):
                 self._session = onnxruntime.InferenceSession(
-                    str(path), options, providers=providers, disabled_optimizers=_unwanted(device)
+                    str(path), options, providers=providers, disabled_optimizers=unwanted(device)
                 )
         except Exception as error:  # onnxruntime's errors share no base but RuntimeError and Exception
             raise BundleError(f"{path} cannot be loaded by ONNX Runtime: {_first_line(error)}") from error
@@ -267,9 +267,9 @@ def _demand(session: Any, device: str) -> None:
         )
 
 
-def _unwanted(device: str) -> list[str]:
+def unwanted(device: str) -> list[str]:
     """Rewritings of a graph that make it slower: an addition fused with the normalisation after it, which on the CPU
-    takes up to six times as long as a node for each (`benchmarks/bench_norms.py`).
+    takes up to five times as long as a node for each (`benchmarks/bench_norms.py`).
     """
     return ["SkipLayerNormFusion"] if device == "cpu" else []
 

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from rag_infer import session
 from rag_infer.errors import DeviceError
 from rag_infer.session import Session, check_device
 
@@ -68,3 +69,4 @@ def test_a_sum_is_not_fused_with_the_norm_after_it(tmp_path: Path, monkeypatch: 
     onnxruntime.InferenceSession(tmp_path / "norm.onnx", Written(), providers=["CPUExecutionProvider"])
     nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
     assert [node.op_type for node in nodes] == ["SkipLayerNormalization"]
+    assert session.unwanted("cuda:0") == []

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from rag_infer import Generator, _kernels
 from rag_infer.bundle import Bundle
 from rag_infer.encode import TextEncoder
 from rag_infer.export import export_bundle
@@ -51,6 +52,14 @@ def test_products_are_int8_and_the_embedding_is_not(bundles: dict[str, Bundle]) 
     assert len(quantised) == 2 * 4 + 1
     assert "head_quantized" in quantised
     assert kinds.keys() - quantised == {"cos", "sin"}
+    # With a scale for each token, from a graph whose channels were evened out.
+    decoder = onnx.load(bundles["int8"].folder / "generator/decoder.onnx")
+    nodes = [node.op_type for node in decoder.graph.node]
+    assert nodes.count("MatMulIntegerToFloat") == nodes.count("QuantizeLinear") == 2 * 4 + 1
+    assert "DynamicQuantizeLinear" not in nodes
+    norms = {t.name: numpy_helper.to_array(t) for t in decoder.graph.initializer if t.name.endswith("norm")}
+    assert len(norms) == 2 * 2 + 1
+    assert all(norm.std() > 0.01 for norm in norms.values()), "the checkpoint's are ones"
     encoder = weights(bundles["int8"], "question_encoder/model.onnx")
     assert sum(kind == TensorProto.INT8 for kind in encoder.values()) == 2 * 4
     assert sum(r.size for r in bundles["int8"].manifest.files.values()) < sum(
@@ -59,13 +68,27 @@ def test_products_are_int8_and_the_embedding_is_not(bundles: dict[str, Bundle]) 
 
 
 def test_additions_are_operators_of_their_own(bundles: dict[str, Bundle]) -> None:
-    """Fused with what follows they are slower on the CPU; their biases become part of the quantised products."""
+    """A normalisation with its addition is slower on the CPU; a GELU's bias becomes part of the quantised product."""
     for bundle in bundles.values():
         graph = onnx.load(bundle.folder / "question_encoder/model.onnx", load_external_data=False).graph
         found = {node.op_type for node in graph.node}
         assert {"LayerNormalization", "Gelu", "Add"} <= found
         assert not {"SkipLayerNormalization", "BiasGelu"} & found
         assert {"Attention", "QAttention"} & found
+
+
+def test_it_loads_and_computes_the_same_without_vnni(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime makes unsigned weights of the signed ones, where Session says so."""
+    found = []
+    for has_vnni in (True, False):
+        monkeypatch.setattr(_kernels, "has_vnni", lambda has_vnni=has_vnni: has_vnni)
+        generator = Generator.from_pretrained(bundles["int8"].folder, threads=1)
+        ids = np.array([[5, 9, 30], [7, 8, 41]])
+        priors = np.zeros((1, 2), dtype=np.float32)
+        found.append(generator.score(ids, np.ones_like(ids), priors, np.array([[11, 50, 2]])))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
 def test_report(bundles: dict[str, Bundle]) -> None:

@@ -76,7 +76,10 @@ def write_by_token(path: Path) -> None:
     weights = np.ones((WIDTH, COLUMNS), dtype=np.float32)
     weights[:, 1::2] = -1
     source = path.with_name("float32.onnx")
-    write(source, [helper.make_node("MatMul", ["x", "weights"], ["y"])], {"weights": weights})
+    # Two products: where ONNX Runtime changes the weights, it changes each product's.
+    products = [helper.make_node("MatMul", ["x", f"weights{i}"], [f"y{i}"]) for i in range(2)]
+    mean = helper.make_node("Mean", ["y0", "y1"], ["y"])
+    write(source, [*products, mean], {"weights0": weights, "weights1": weights})
     quantise_graph(source, path, by_token=True)
 
 

@@ -19,6 +19,7 @@ def test_the_model_computes_the_same_with_evener_channels(tmp_path: Path, tied: 
     with torch.no_grad():
         for layer in model.model.layers:
             layer.input_layernorm.weight[LARGE] *= FACTOR
+            layer.post_attention_layernorm.weight[LARGE] *= FACTOR
             layer.mlp.up_proj.weight[LARGE] *= FACTOR
             layer.mlp.up_proj.bias[LARGE] *= FACTOR
             layer.mlp.down_proj.weight[:, LARGE] /= FACTOR
@@ -32,7 +33,7 @@ def test_the_model_computes_the_same_with_evener_channels(tmp_path: Path, tied: 
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
     assert torch.equal(smoothed.model.embed_tokens.weight, model.model.embed_tokens.weight)
     assert not torch.equal(smoothed.lm_head.weight, model.lm_head.weight)
-    for way in ("self_attn.q_proj", "mlp.down_proj"):
+    for way in ("self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj"):
         typical = []
         for each in (model, smoothed):
             product = each.model.layers[1].get_submodule(way)
