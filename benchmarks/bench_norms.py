@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from benchmarks.options import positive, timing_parser
 from benchmarks.report import Comparison, check_close, interleave, print_report
 from benchmarks.script import script
+from benchmarks.small_graph import session
+from rag_infer.session import unwanted
 
 LAYERS = 8
 EPSILON = 1e-5
@@ -34,30 +36,10 @@ def fused(x: str, y: str) -> list[Any]:
     return [helper.make_node("SkipLayerNormalization", inputs, [y], domain="com.microsoft", epsilon=EPSILON)]
 
 
-def session(make: Callable[[str, str], list[Any]], width: int, threads: int) -> Any:
-    """Several layers, one after the other, that change nothing else."""
-    import onnxruntime
-
-    names = ["x", *(f"y{i}" for i in range(LAYERS))]
-    nodes = [node for x, y in itertools.pairwise(names) for node in make(x, y)]
-    weights = {"weight": np.ones(width, dtype=np.float32), "bias": np.zeros(width, dtype=np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "norms",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width]) for name in ("x", "other")],
-        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, [None, width])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(
-        helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["SkipLayerNormFusion"],
-    )
+def layers(make: Callable[[str, str], list[Any]]) -> list[Any]:
+    """Several, one after the other."""
+    names = ["x", *(f"y{i}" for i in range(1, LAYERS)), "y"]
+    return [node for x, y in itertools.pairwise(names) for node in make(x, y)]
 
 
 def expected(x: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,12 +54,14 @@ def expected(x: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.f
 def run_case(rows: int, width: int, *, threads: int, repeats: int, seed: int) -> Comparison:
     """Check and time one size."""
     x, other = np.random.default_rng(seed).standard_normal((2, rows, width), dtype=np.float32)
+    ones, zeros = np.ones(width, dtype=np.float32), np.zeros(width, dtype=np.float32)
+    weights = {"other": other, "weight": ones, "bias": zeros}
     runs: dict[str, Callable[[], object]] = {}
     for name, make in {"SkipLayerNormalization": fused, "Add, LayerNormalization": sum_and_norm}.items():
-        made = session(make, width, threads)
-        found = made.run(None, {"x": x, "other": other})[0]
+        made = session(layers(make), weights, (width, width), threads, without=unwanted("cpu"))
+        found = made.run(None, {"x": x})[0]
         check_close(name, found, expected(x, other), tolerance=TOLERANCE)
-        runs[name] = partial(made.run, None, {"x": x, "other": other})
+        runs[name] = partial(made.run, None, {"x": x})
     return interleave(f"{LAYERS} times {rows} x {width}", runs, repeats)
 
 

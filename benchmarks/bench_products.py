@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.options import positive, timing_parser
 from benchmarks.report import Comparison, check_close, interleave, print_report
 from benchmarks.script import script
-from rag_infer import _kernels
+from benchmarks.small_graph import session
 
 # (inputs, outputs): the feed-forward layers of BART-base, and of SmolLM2-135M.
 SHAPES = ((768, 3072), (576, 1536))
@@ -30,34 +30,6 @@ BLOCK = 32
 TOLERANCE = 0.05
 
 Float = NDArray[np.float32]
-
-
-def session(
-    nodes: Sequence[Any], weights: dict[str, NDArray[Any]], sizes: tuple[int, int], threads: int
-) -> Any:
-    """A graph from ``x`` to ``y``."""
-    import onnx
-    import onnxruntime
-    from onnx import helper, numpy_helper
-
-    rows, columns = sizes
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        list(nodes),
-        "product",
-        [value("x", onnx.TensorProto.FLOAT, ["n", rows])],
-        [value("y", onnx.TensorProto.FLOAT, ["n", columns])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    if not _kernels.has_vnni():  # as `rag_infer.session`: else products of signed weights overflow
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def contenders(weight: Float, threads: int) -> dict[str, Any]:

@@ -40,11 +40,7 @@ CONSTANTS: Mapping[str, NDArray[Any]] = {
 
 
 def quantise_graph(
-    source: Path,
-    target: Path,
-    *,
-    by_token: bool = False,
-    file: WeightFile | None = None,
+    source: Path, target: Path, *, by_token: bool = False, file: WeightFile | None = None
 ) -> None:
     """Quantise a graph.
 

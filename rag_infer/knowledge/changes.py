@@ -211,9 +211,8 @@ class Changes(Searches):
             maintenance.compact(self._writer, vectors, dim=self.settings.dim)
             with self._record.reading() as connection:
                 self._writer.images.remove_unused(connection)
-            with contextlib.suppress(
-                KnowledgeBaseError
-            ):  # it is compacted; they are counted when they are needed
+            # It is compacted; what cannot be counted now is counted when it is needed.
+            with contextlib.suppress(KnowledgeBaseError):
                 self._count_moments()
         self._index.rebuild.refresh()  # without the writer lock: others may write meanwhile
 

@@ -13,7 +13,9 @@ from benchmarks import (
     bench_encode,
     bench_flat,
     bench_hnsw,
+    bench_images,
     bench_marginalise,
+    bench_norms,
     bench_rag,
     bench_start,
     bench_topk,
@@ -30,6 +32,7 @@ SCRIPTS = {
     "hnsw": (bench_hnsw, ("--rows", "--dim", "--queries", "-k")),
     "marginalise": (bench_marginalise, ("--docs", "--beams", "--vocab", "-k")),
     "rag": (bench_rag, ("--n-docs", "--context", "--beams", "--tokens")),
+    "norms": (bench_norms, ("--rows", "--width")),
     "start": (bench_start, ()),
     "topk": (bench_topk, ("--rows", "--dim", "--queries", "-k")),
 }
@@ -55,6 +58,14 @@ def refusal(capsys: pytest.CaptureFixture[str], name: str, *arguments: str) -> s
 def test_sizes_are_positive(capsys: pytest.CaptureFixture[str], name: str, option: str, value: str) -> None:
     last = refusal(capsys, name, f"{option}={value}" if option.startswith("--") else f"{option}{value}")
     assert last == f"argument {option}: '{value}' is not a positive integer"
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_questions_about_images_are_some(capsys: pytest.CaptureFixture[str], value: str) -> None:
+    with pytest.raises(SystemExit) as refused:
+        bench_images.main([f"--questions={value}"])
+    assert refused.value.code == 2
+    assert f"argument --questions: '{value}' is not a positive integer" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
