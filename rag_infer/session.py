@@ -269,7 +269,7 @@ def _demand(session: Any, device: str) -> None:
 
 def unwanted(device: str) -> list[str]:
     """Rewritings of a graph that make it slower: an addition fused with the normalisation after it, which on the CPU
-    takes up to five times as long as a node for each (`benchmarks/bench_norms.py`).
+    takes up to 5.6 times as long as a node for each (`benchmarks/bench_norms.py`).
     """
     return ["SkipLayerNormFusion"] if device == "cpu" else []
 
