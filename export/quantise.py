@@ -44,7 +44,7 @@ def quantise_graph(
 ) -> None:
     """Quantise a graph.
 
-    Weights are signed, which processors with VNNI multiply several times faster than unsigned ones. Those without add
+    Weights are signed, which processors with VNNI multiply up to twice as fast as unsigned ones. Those without add
     up signed products in 16 bits, which overflow without a word: there `rag_infer.session.Session` has ONNX Runtime
     turn the weights into unsigned ones, of the same value, when it loads them.
 
