@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rag_infer.export.families.llama import LlamaDecoder
 from rag_infer.export.smoothing import measure, smooth
 from tests.tiny_llama import VOCAB, write_llama
 
@@ -32,6 +33,9 @@ def test_the_model_computes_the_same_with_evener_channels(tmp_path: Path, tied: 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
     assert torch.equal(smoothed.model.embed_tokens.weight, model.model.embed_tokens.weight)
+    head = LlamaDecoder(smoothed).head
+    assert head is not None, "the exported graph would read the embedding"
+    assert torch.equal(head.t(), smoothed.lm_head.weight)
     assert not torch.equal(smoothed.lm_head.weight, model.lm_head.weight)
     for way in ("self_attn.q_proj", "mlp.gate_proj", "mlp.down_proj"):
         typical = []
